@@ -1,0 +1,88 @@
+"""Numerical policy, stated once: how singular a matrix may be, and how large."""
+
+import os
+
+import torch
+from torch import Tensor
+
+JITTER = (0.0, 1e-10, 1e-8, 1e-6)  # relative to the mean of the diagonal
+MEMORY_SHARE = 0.9  # of the free memory; the rest is left to whatever else the process holds
+
+
+class NotPositiveDefinite(ValueError):
+    """A matrix that should be positive definite is not, even with the largest jitter."""
+
+
+class NotConverged(UserWarning):
+    """An iterative answer is further from its solution than it was asked to be."""
+
+
+def cholesky(A: Tensor) -> Tensor:
+    """Lower factor of A (*b, n, n), with the least jitter of the ladder that succeeds.
+
+    Only the lower triangle of A is read. Each matrix of a batch climbs the ladder alone,
+    so its factor does not depend on its neighbours.
+
+    Errors: NotPositiveDefinite, naming the smallest eigenvalue and the remedy.
+    """
+    factor, info = torch.linalg.cholesky_ex(A)
+    if not (info.any() if info.ndim else info.item()):
+        return factor
+    size = A.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+    failed = (info > 0).unsqueeze(-1)
+    added = torch.zeros_like(size)
+    for jitter in JITTER[1:]:
+        added = torch.where(failed, jitter * size, added)
+        factor, info = torch.linalg.cholesky_ex(A + torch.diag_embed(added.expand(A.shape[:-1])))
+        failed = (info > 0).unsqueeze(-1)
+        if not failed.any():
+            return factor
+    raise NotPositiveDefinite(_complaint(A))
+
+
+def _complaint(A: Tensor) -> str:
+    if not A.isfinite().all():
+        return "the matrix holds NaN or infinite values; check the inputs and the kernel's hyperparameters"
+    least = torch.linalg.eigvalsh(A.detach()).min().item()
+    return (
+        f"the matrix is not positive definite: its smallest eigenvalue is {least:.3g}; "
+        "raise the noise, remove near-duplicate inputs or check the kernel"
+    )
+
+
+def schur(K: Tensor, half: Tensor) -> Tensor:
+    """K - half^T half for half (*b, k, n), with its rounding error added to the diagonal."""
+    return K - half.mT @ half + torch.diag_embed(rounding(K.diagonal(dim1=-2, dim2=-1), half))
+
+
+def rounding(diagonal: Tensor, half: Tensor) -> Tensor:
+    """The rounding error of diagonal - column sums of half^2, for half (*b, k, n).
+
+    The difference may be far smaller than its terms, so the error is measured against the
+    terms; jitter relative to the difference would be too little.
+    """
+    return half.shape[-2] * torch.finfo(diagonal.dtype).eps * diagonal
+
+
+def require_memory(needed: int, device: torch.device, *, what: str, remedy: str) -> None:
+    """Refuse an allocation of `needed` bytes that `device` has no room for, before it is made.
+
+    Errors: MemoryError, with the need, what is free and the remedy.
+    """
+    free = free_memory(device)
+    if needed > MEMORY_SHARE * free:
+        raise MemoryError(
+            f"{what} needs about {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free; {remedy}"
+        )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":") for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux: count all physical memory
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,259 @@
+"""Posterior: the predictive law of m outputs at n points.
+
+Every posterior is a deterministic function of standard normal noise,
+
+    values = posterior.draw(z),    z of shape (*s, *b, width).
+
+Seeding, quasi-Monte-Carlo, common random numbers and sample-average acquisition all
+follow from this one method. Three families cover the package:
+
+    Elliptical   one scaled Gaussian    GP, Student-t process, Laplace, deep kernel, PDE
+    Draws        a finite set of functions    ensemble, HMC, SGHMC, dropout, neural process
+    Binned       a histogram per point  prior-fitted network
+
+All three are closed under `affine`, so output scaling never needs a wrapper.
+
+Shapes: *b batch, n points, m outputs, *s samples. Joint vectors are point-major: entry
+i * m + j is output j at point i. Units: those of y.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernelfield.core.mixing import Mixing, Unit
+from kernelfield.core.numerics import cholesky
+
+class Posterior(ABC):
+    """See the module docstring."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """The length of the noise vector z."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """Marginal means (*b, n, m)."""
+
+    @property
+    @abstractmethod
+    def variance(self) -> Tensor:
+        """Marginal variances (*b, n, m)."""
+
+    @abstractmethod
+    def draw(self, z: Tensor) -> Tensor:
+        """Push noise (*s, *b, width) forward to values (*s, *b, n, m)."""
+
+    @abstractmethod
+    def cdf(self, y: Tensor) -> Tensor:
+        """Marginal P(f <= y), shape of y broadcast with (*b, n, m)."""
+
+    @abstractmethod
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Marginal log density at y, in nats, shape of y broadcast with (*b, n, m)."""
+
+    @abstractmethod
+    def affine(self, scale: Tensor, shift: Tensor) -> "Posterior":
+        """The law of scale * f + shift, with scale > 0 and both of shape (m,)."""
+
+    def quantile(self, p: float) -> Tensor:
+        """Marginal quantile, shape (*b, n, m), by bisection on `cdf`."""
+        reach = 2.0 / min(p, 1 - p) ** 0.5  # Chebyshev: |quantile - mean| <= reach * std
+        mean, std = self.mean, self.variance.sqrt()
+        low, high = mean - reach * std, mean + reach * std
+        for _ in range(60):  # halves the bracket to below double rounding
+            mid = (low + high) / 2
+            below = self.cdf(mid) < p
+            low, high = torch.where(below, mid, low), torch.where(below, high, mid)
+        return high  # cdf(high) >= p, also where the cdf has steps
+
+    def rsample(self, shape: Sequence[int] = (), generator: torch.Generator | None = None) -> Tensor:
+        """Samples (*shape, *b, n, m), differentiable in the posterior's tensors."""
+        mean = self.mean
+        z = torch.randn(*shape, *mean.shape[:-2], self.width, generator=generator, dtype=mean.dtype)
+        return self.draw(z.to(mean.device))
+
+
+class LazyMatrix(Protocol):
+    """What an elliptical law asks of its scale matrix; linear operators answer it."""
+
+    def diagonal(self, *, dim1: int, dim2: int) -> Tensor:
+        """The diagonal (*b, k)."""
+
+    def to_dense(self) -> Tensor:
+        """The matrix (*b, k, k)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Elliptical(Posterior):
+    """f = loc + unit * sqrt(s) chol(scale) z: Gaussian, Student-t and other scale mixtures.
+
+    loc (*b, n, m); scale (*b, n*m, n*m) positive semi-definite, a tensor or a lazy matrix of
+    which only `diagonal` and `to_dense` are used, so that marginals of many points never form
+    the joint matrix; unit, a positive number for each output (m,) that carries its scaling.
+    """
+
+    loc: Tensor
+    scale: Tensor | LazyMatrix
+    mixing: Mixing = field(default_factory=Unit)
+    unit: Tensor | float = 1.0
+
+    @property
+    def width(self) -> int:
+        return self.mixing.width + self.loc.shape[-2] * self.loc.shape[-1]
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return self._spread.square() * self.mixing.mean
+
+    @property
+    def covariance(self) -> Tensor:
+        """The joint covariance (*b, n*m, n*m), point-major, in squared units of f."""
+        rows = torch.as_tensor(self.unit).to(self.loc).expand(self.loc.shape[-2:]).flatten()
+        return self.mixing.mean * rows[:, None] * self.scale.to_dense() * rows
+
+    @cached_property
+    def _spread(self) -> Tensor:
+        diagonal = self.scale.diagonal(dim1=-2, dim2=-1).clamp_min(0)
+        return diagonal.sqrt().reshape(self.loc.shape) * self.unit
+
+    def draw(self, z: Tensor) -> Tensor:
+        # The mixing normal comes first, so that adding points keeps earlier noise in place.
+        head, body = z[..., : self.mixing.width], z[..., self.mixing.width :]
+        values = (cholesky(self.scale.to_dense()) @ body.unsqueeze(-1)).squeeze(-1)
+        if self.mixing.width:
+            values = values * self.mixing.scale(head)
+        return self.loc + self.unit * values.unflatten(-1, self.loc.shape[-2:])
+
+    def cdf(self, y: Tensor) -> Tensor:
+        return self.mixing.cdf((y - self.loc) / self._spread)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        return self.mixing.log_density((y - self.loc) / self._spread) - self._spread.log()
+
+    def quantile(self, p: float) -> Tensor:
+        return self.loc + self._spread * self.mixing.quantile(torch.full_like(self.loc, p))
+
+    def affine(self, scale: Tensor, shift: Tensor) -> "Elliptical":
+        return replace(self, loc=self.loc * scale + shift, unit=self.unit * scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Draws(Posterior):
+    """A weighted set of k functions, each with independent Gaussian noise.
+
+    values (*b, k, n, m); weights (k,) summing to one; noise a variance broadcast to
+    (*b, n, m), zero for the latent function.
+    """
+
+    values: Tensor
+    weights: Tensor
+    noise: Tensor
+
+    @property
+    def width(self) -> int:
+        return 1 + self.values.shape[-2] * self.values.shape[-1]
+
+    @property
+    def mean(self) -> Tensor:
+        return self._average(self.values)
+
+    @property
+    def variance(self) -> Tensor:
+        return self._average((self.values - self.mean.unsqueeze(-3)).square()) + self.noise
+
+    def _average(self, values: Tensor) -> Tensor:
+        return (self.weights[:, None, None] * values).sum(-3)
+
+    def draw(self, z: Tensor) -> Tensor:
+        level = torch.special.ndtr(z[..., 0])
+        member = torch.searchsorted(self.weights.cumsum(0), level).clamp_max(len(self.weights) - 1)
+        choice = torch.nn.functional.one_hot(member, len(self.weights)).to(self.values)
+        function = (choice[..., None, None] * self.values).sum(-3)
+        return function + self.noise.sqrt() * z[..., 1:].unflatten(-1, self.values.shape[-2:])
+
+    def cdf(self, y: Tensor) -> Tensor:
+        if not (self.noise > 0).all():
+            return self._average((self.values <= y.unsqueeze(-3)).to(self.values))
+        spread = self.noise.sqrt().expand(self.mean.shape).unsqueeze(-3)
+        return self._average(torch.special.ndtr((y.unsqueeze(-3) - self.values) / spread))
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        if not (self.noise > 0).all():
+            raise ValueError("a finite set of functions has no density; use posterior(X, noise=True)")
+        spread = self.noise.sqrt().expand(self.mean.shape).unsqueeze(-3)
+        log_weights = self.weights.log()[:, None, None]
+        log_density = Unit().log_density((y.unsqueeze(-3) - self.values) / spread) - spread.log()
+        return (log_density + log_weights).logsumexp(-3)
+
+    def affine(self, scale: Tensor, shift: Tensor) -> "Draws":
+        return replace(self, values=self.values * scale + shift, noise=self.noise * scale.square())
+
+
+@dataclass(frozen=True, eq=False)
+class Binned(Posterior):
+    """Piecewise-uniform marginals on shared bins, independent across points.
+
+    logits (*b, n, m, k); edges (m, k + 1) increasing.
+    """
+
+    logits: Tensor
+    edges: Tensor
+
+    @property
+    def width(self) -> int:
+        return self.logits.shape[-3] * self.logits.shape[-2]
+
+    @property
+    def _mass(self) -> Tensor:
+        return self.logits.softmax(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self._mass * (self.edges[..., :-1] + self.edges[..., 1:]) / 2).sum(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        low, high = self.edges[..., :-1], self.edges[..., 1:]
+        second_moment = (low.square() + low * high + high.square()) / 3
+        return (self._mass * second_moment).sum(-1) - self.mean.square()
+
+    def draw(self, z: Tensor) -> Tensor:
+        level = torch.special.ndtr(z).unflatten(-1, self.logits.shape[-3:-1])
+        return self._invert(level)
+
+    def quantile(self, p: float) -> Tensor:
+        return self._invert(torch.full_like(self.logits[..., 0], p))
+
+    def _invert(self, level: Tensor) -> Tensor:
+        top = self._mass.cumsum(-1)
+        index = (top < level.unsqueeze(-1)).sum(-1, keepdim=True).clamp_max(top.shape[-1] - 1)
+        mass, top, low, high = (
+            t.expand(*level.shape, -1).gather(-1, index).squeeze(-1)
+            for t in (self._mass, top, self.edges[..., :-1], self.edges[..., 1:])
+        )
+        return high - (high - low) * ((top - level) / mass).clamp(0, 1)
+
+    def cdf(self, y: Tensor) -> Tensor:
+        low, high = self.edges[..., :-1], self.edges[..., 1:]
+        return (self._mass * ((y.unsqueeze(-1) - low) / (high - low)).clamp(0, 1)).sum(-1)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        low, high = self.edges[..., :-1], self.edges[..., 1:]
+        inside = (low <= y.unsqueeze(-1)) & (y.unsqueeze(-1) < high)
+        log_density = self.logits.log_softmax(-1) - (high - low).log()
+        return torch.where(inside, log_density, float("-inf")).logsumexp(-1)
+
+    def affine(self, scale: Tensor, shift: Tensor) -> "Binned":
+        return replace(self, edges=self.edges * scale[:, None] + shift[:, None])

@@ -1,0 +1,306 @@
+"""Matrices of radial functions, tile by tile, with analytic derivatives.
+
+    K_ij = outputscale * k(r_ij^2),    r_ij = |z1_i - z2_j|,    z = x / lengthscale
+
+A profile k gives, for a tile of stretched squared distances a = stretch * r^2, the values K
+and the slopes S = -2 outputscale * dk/d(r^2) / gain >= 0, which share their exponential. All
+derivatives follow from S:
+
+    dK_ij / dz1_i = -gain S_ij (z1_i - z2_j)
+    dK_ij / dlog lengthscale_d = gain S_ij (z1_id - z2_jd)^2
+
+so that no n x n x d array is ever formed: sums over j are matrix products with z. Squared
+distances come from one matrix product of rows centred and augmented by their norms, which
+leaves an error of a few rounding errors of |z|^2 in r^2; of a symmetric matrix only the lower
+half is computed, and its diagonal is exact.
+
+Sources: Rasmussen & Williams (2006), eq. (4.9), (4.14), (4.17), (4.19) and (5.9).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+TILE = 2**16  # elements: a few tiles of doubles fit into a core's second-level cache
+CONTACT = 1e-7  # Matern-1/2 has a kink at r = 0; nearer pairs than this get its symmetric derivative, 0
+
+
+class Profile(ABC):
+    """A radial function k with k(0) = 1; `shaped` if it has a shape parameter."""
+
+    stretch: float  # how a tile's squared distances are scaled, to spare a pass over it
+    gain: float  # the constant factor left out of S, for the same reason
+    shaped = False
+
+    @abstractmethod
+    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
+        """Write K and S (*b, rows, columns) for a = stretch * r^2, which may be overwritten."""
+
+    def shape_slope(self, a: Tensor, K: Tensor, shape: Tensor) -> Tensor:
+        """dK / dlog shape, of the shape of K."""
+        raise NotImplementedError(f"{type(self).__name__} has no shape parameter")
+
+
+class Rbf(Profile):
+    """k = exp(-r^2 / 2)."""
+
+    stretch = 0.5
+    gain = 1.0
+
+    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
+        torch.exp(torch.sub(log_scale, a, out=a), out=K)
+        S.copy_(K)
+
+
+class Matern12(Profile):
+    """k = exp(-r)."""
+
+    stretch = 1.0
+    gain = 1.0
+
+    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
+        r = a.sqrt_()
+        torch.exp(log_scale - r, out=K)
+        torch.div(K, r.masked_fill_(r < CONTACT, torch.inf), out=S)
+
+
+class Matern32(Profile):
+    """k = (1 + u) exp(-u), u = sqrt(3) r."""
+
+    stretch = 3.0
+    gain = 3.0
+
+    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
+        u = a.sqrt_()
+        torch.exp(log_scale - u, out=S)
+        torch.addcmul(S, u, S, out=K)
+
+
+class Matern52(Profile):
+    """k = (1 + u + u^2 / 3) exp(-u), u = sqrt(5) r."""
+
+    stretch = 5.0
+    gain = 5.0 / 3.0
+
+    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
+        u = a.sqrt()
+        decay = torch.sub(log_scale, u).exp_()
+        torch.addcmul(decay, u, decay, out=S)
+        torch.addcmul(S, a, decay, value=1 / 3, out=K)
+
+
+class RationalQuadratic(Profile):
+    """k = (1 + r^2 / (2 alpha))^-alpha; alpha, the shape, mixes lengthscales."""
+
+    stretch = 0.5
+    gain = 1.0
+    shaped = True
+
+    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
+        assert shape is not None
+        share = a / shape
+        torch.exp(log_scale - shape * share.log1p(), out=K)
+        torch.div(K, share.add_(1), out=S)
+
+    def shape_slope(self, a: Tensor, K: Tensor, shape: Tensor) -> Tensor:
+        share = a / shape
+        return K * (share / (1 + share) - share.log1p()) * shape
+
+
+def radial(
+    z1: Tensor, z2: Tensor | None, outputscale: Tensor, profile: Profile, shape: Tensor | None = None
+) -> Tensor:
+    """The matrix of a radial function, differentiable once in every tensor.
+
+    Shapes: z1 (*b, n1, d) and z2 (*b, n2, d) scaled inputs, z2 None for z1 with itself;
+        outputscale and shape (*b); returns (*b, n1, n2).
+    """
+    return _Radial.apply(z1, z2, outputscale, shape, profile)
+
+
+class _Radial(torch.autograd.Function):
+    """Forward and backward in row tiles: memory beyond inputs and output is O(TILE)."""
+
+    @staticmethod
+    def forward(
+        ctx, z1: Tensor, z2: Tensor | None, outputscale: Tensor, shape: Tensor | None, profile: Profile
+    ) -> Tensor:
+        ctx.save_for_backward(z1, z2, outputscale, shape)
+        ctx.profile = profile
+        distances = _Distances(z1, z2, profile.stretch)
+        batch = torch.broadcast_shapes(distances.batch, outputscale.shape, shape.shape if shape is not None else ())
+        K = z1.new_empty(*batch, distances.n1, distances.n2)
+        log_scale, shape = outputscale.log()[..., None, None], _column(shape)
+        for rows, columns in distances.tiles(batch):
+            a = distances.tile(rows, columns).expand(*batch, -1, -1).contiguous()
+            profile.tile(a, log_scale, K[..., rows, columns], torch.empty_like(a), shape)
+            if z2 is None:
+                K[..., : rows.start, rows] = K[..., rows, : rows.start].mT
+        if z2 is None:
+            K.diagonal(dim1=-2, dim2=-1).copy_(outputscale[..., None].expand(*batch, distances.n1))
+        return K
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z1, z2, outputscale, shape = ctx.saved_tensors
+        profile, batch = ctx.profile, grad.shape[:-2]
+        distances = _Distances(z1, z2, profile.stretch)
+        first, second = (z.expand(*batch, -1, -1) for z in (z1, z1 if z2 is None else z2))
+        slope1, slope2 = torch.zeros_like(first), torch.zeros_like(second)
+        total, shape_total = grad.new_zeros(batch), grad.new_zeros(batch)
+        log_scale, column = outputscale.log()[..., None, None], _column(shape)
+        for rows, columns in distances.tiles(batch):
+            a = distances.tile(rows, columns).expand(*batch, -1, -1).contiguous()
+            G = grad[..., rows, columns]
+            if z2 is None:  # the lower half stands for both; its square block is symmetric
+                G = G + grad[..., columns, rows].mT
+                G[..., rows] *= 0.5
+            K, S = torch.empty_like(a), torch.empty_like(a)
+            profile.tile(a.clone() if profile.shaped else a, log_scale, K, S, column)
+            total += (G * K).sum((-2, -1))
+            if profile.shaped:
+                shape_total += (G * profile.shape_slope(a, K, column)).sum((-2, -1))
+            W = S.mul_(G).mul_(profile.gain)
+            slope1[..., rows, :] += W @ second[..., columns, :] - W.sum(-1, keepdim=True) * first[..., rows, :]
+            slope2[..., columns, :] += W.mT @ first[..., rows, :] - W.sum(-2).unsqueeze(-1) * second[..., columns, :]
+        shape_slope = (shape_total / shape).sum_to_size(shape.shape) if shape is not None else None
+        scale_slope = (total / outputscale).sum_to_size(outputscale.shape)
+        if z2 is None:
+            return (slope1 + slope2).sum_to_size(z1.shape), None, scale_slope, shape_slope, None
+        return slope1.sum_to_size(z1.shape), slope2.sum_to_size(z2.shape), scale_slope, shape_slope, None
+
+
+def _column(shape: Tensor | None) -> Tensor | None:
+    return None if shape is None else shape[..., None, None]
+
+
+class _Distances:
+    """Stretched squared distances of rows of z1 and z2 (*b, n, d), a tile at a time."""
+
+    def __init__(self, z1: Tensor, z2: Tensor | None, stretch: float) -> None:
+        self.symmetric = z2 is None
+        other = z1 if z2 is None else z2
+        self.n1, self.n2 = z1.shape[-2], other.shape[-2]
+        self.batch = torch.broadcast_shapes(z1.shape[:-2], other.shape[:-2])
+        centre = other.mean(-2, keepdim=True)
+        root = stretch**0.5
+        self.left = _augmented((z1 - centre) * root, first=True)
+        self.right = _augmented((other - centre) * root, first=False)
+
+    def tiles(self, batch: torch.Size) -> "list[tuple[slice, slice]]":
+        """Row blocks and the columns each needs: all, or those up to its diagonal."""
+        step = max(1, TILE // max(1, batch.numel() * self.n2))
+        blocks = [slice(start, min(start + step, self.n1)) for start in range(0, self.n1, step)]
+        return [(rows, slice(0, rows.stop if self.symmetric else self.n2)) for rows in blocks]
+
+    def tile(self, rows: slice, columns: slice) -> Tensor:
+        a = (self.left[..., rows, :] @ self.right[..., columns, :].mT).clamp_min_(0)
+        if self.symmetric:
+            a[..., rows].diagonal(dim1=-2, dim2=-1).zero_()
+        return a
+
+
+def _augmented(z: Tensor, *, first: bool) -> Tensor:
+    """Rows whose inner products, one side against the other, are squared distances."""
+    norm = z.square().sum(-1, keepdim=True)
+    one = torch.ones_like(norm)
+    return torch.cat([z * -2, norm, one] if first else [z, one, norm], -1)
+
+
+class Gram:
+    """The matrix of one set of inputs at changing scales: the inner loop of a fit.
+
+    It keeps its buffers, and views of their tiles, from call to call and touches the lower
+    triangle alone, which is all that a Cholesky factorisation reads. No graph: below a hundred
+    points the time is that of the calls, not of the arithmetic, so that calls are what it saves.
+
+    Shapes: X (n, d).
+    """
+
+    def __init__(self, X: Tensor, profile: Profile) -> None:
+        n, d = X.shape
+        self.profile = profile
+        self.X = X - X.mean(0)
+        self.squares = self.X.square()
+        self.K, self.S = X.new_empty(n, n), X.new_empty(n, n)
+        self.shape_slopes = X.new_empty(n, n) if profile.shaped else None
+        self.basis = X.new_ones(n, 2 * d + 1)  # [1, z, z^2]
+        self.z, self.z2 = self.basis[:, 1 : d + 1], self.basis[:, d + 1 :]
+        self.norm, self.log_scale, self.alpha = X.new_empty(n), X.new_empty(()), X.new_empty(())
+        step = max(1, TILE // n)
+        self.tiles = [self._tile(slice(start, min(start + step, n))) for start in range(0, n, step)]
+
+    def _tile(self, rows: slice) -> "_Tile":
+        columns = slice(0, rows.stop)
+        return _Tile(
+            (rows, columns),
+            self.z[rows],
+            self.z[columns].mT,
+            self.norm[rows, None],
+            self.norm[columns],
+            self.K[rows, columns],
+            self.S[rows, columns],
+            self.S[rows, rows],
+            self.basis[rows].mT,
+            self.basis[columns],
+        )
+
+    def fill(self, lengthscale: np.ndarray, log_outputscale: float, shape: float | None = None) -> Tensor:
+        """The lower triangle of K (n, n), overwritten by the next call; its diagonal is exact."""
+        inverse = torch.from_numpy(self.profile.stretch**0.5 / lengthscale).to(self.X)
+        torch.mul(self.X, inverse, out=self.z)
+        torch.mul(self.squares, inverse.square_(), out=self.z2)
+        torch.sum(self.z2, 1, out=self.norm)
+        self.log_scale.fill_(log_outputscale)
+        for tile in self.tiles:
+            a = torch.addmm(tile.column_norm, tile.z, tile.other_z, alpha=-2)
+            a.add_(tile.row_norm).clamp_min_(0)
+            a[:, tile.place[0]].fill_diagonal_(0)
+            if self.shape_slopes is None or shape is None:
+                self.profile.tile(a, self.log_scale, tile.K, tile.S, None)
+            else:
+                self.alpha.fill_(shape)
+                self.profile.tile(a, self.log_scale, tile.K, tile.S, self.alpha)
+                self.shape_slopes[tile.place] = self.profile.shape_slope(a, tile.K, self.alpha)
+                self.shape_slopes[tile.place[0], tile.place[0]] *= 0.5
+            tile.square.mul_(0.5)  # it holds both halves, where the rest stands for two
+        self.K.diagonal().fill_(math.exp(log_outputscale))
+        return self.K
+
+    def pull(self, G: Tensor) -> tuple[np.ndarray, float | None]:
+        """Sums of G o dK over all entries, G (n, n) symmetric; K may have been overwritten.
+
+        Returns the derivatives in log lengthscale (d,) and log shape.
+        """
+        d = self.X.shape[1]
+        total = self.X.new_zeros(2 * d + 1, 2 * d + 1)  # basis' (S o G) basis
+        for tile in self.tiles:
+            total.addmm_(tile.row_basis, torch.mul(tile.S, G[tile.place]) @ tile.column_basis)
+        M = total.cpu().numpy()
+        # sum_ij W_ij (z_i - z_j)^2, from the products of 1, z and z^2.
+        slope = M[d + 1 :, 0] + M[0, d + 1 :] - 2 * M.diagonal()[1 : d + 1]
+        shape = None
+        if self.shape_slopes is not None:
+            shape = 2 * sum((self.shape_slopes[tile.place] * G[tile.place]).sum().item() for tile in self.tiles)
+        return slope * (2 * self.profile.gain / self.profile.stretch), shape
+
+
+class _Tile(NamedTuple):
+    """Views of the buffers of a `Gram` for one block of rows, up to its diagonal."""
+
+    place: tuple[slice, slice]
+    z: Tensor
+    other_z: Tensor
+    row_norm: Tensor
+    column_norm: Tensor
+    K: Tensor
+    S: Tensor
+    square: Tensor
+    row_basis: Tensor
+    column_basis: Tensor

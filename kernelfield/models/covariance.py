@@ -1,0 +1,214 @@
+"""Kernel matrices as functions of one vector of free parameters, with hand-held derivatives.
+
+The fit of a process sees a kernel as three questions: the matrix at a parameter vector, what
+a gradient in the matrix is worth in the parameters, and the log prior. The parameters are
+GPyTorch's raw ones. `Radial` answers for our stationary kernels without a graph, `General`
+for any GPyTorch kernel by differentiating `kernel(X)`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from gpytorch.kernels import Kernel
+from gpytorch.priors import LogNormalPrior, Prior
+from torch import Tensor, nn
+
+from kernelfield.kernels.stationary import Stationary
+from kernelfield.linalg.radial import Gram
+
+Vector = np.ndarray  # float64, a few numbers: what SciPy's optimiser works on
+Closure = Callable[[Kernel], Tensor]
+LogDensity = Callable[[Vector], tuple[float, Vector]]
+
+LENGTH_REACH = (1e-3, 1e4)  # bounds of lengthscales, in standard deviations of their input
+SCALE_REACH = (1e-4, 1e5)  # bounds of output scales, in mean squares of the targets
+SHAPE_REACH = (1e-3, 1e4)  # bounds of dimensionless shapes
+
+
+class Covariance(ABC):
+    """A kernel on the inputs X (n, d) of a fit, with p free parameters."""
+
+    kernel: Kernel
+    graph_free: bool  # whether it works under torch.inference_mode, which is quicker
+
+    @abstractmethod
+    def start(self) -> Vector:
+        """The kernel's present parameters (p,)."""
+
+    @abstractmethod
+    def bounds(self, size: float) -> list[tuple[float, float]]:
+        """A box around all plausible parameters, for targets of mean square `size`."""
+
+    @abstractmethod
+    def scattered(self, size: float, shift: float, generator: torch.Generator) -> Vector:
+        """Random parameters scaled to the data; `shift` multiplies lengthscales by exp(shift)."""
+
+    @abstractmethod
+    def fill(self, theta: Vector) -> Tensor:
+        """The lower triangle of K (n, n), which the caller may overwrite."""
+
+    @abstractmethod
+    def pull(self, G: Tensor, trace: float) -> Vector:
+        """The gradient (p,) of a function with dF = sum(G o dK) at the last `fill`.
+
+        G (n, n) symmetric; trace is the sum of G o K, which the caller knows in closed form.
+        """
+
+    @abstractmethod
+    def log_prior(self, theta: Vector) -> tuple[float, Vector | float]:
+        """The log density of the kernel's priors, in nats, and its gradient (p,)."""
+
+    @abstractmethod
+    def assign(self, theta: Vector) -> None:
+        """Set the kernel's parameters."""
+
+
+def covariance(kernel: Kernel, X: Tensor) -> Covariance:
+    """The quickest way to work with a kernel."""
+    gram = kernel.gram(X) if isinstance(kernel, Stationary) else None
+    return General(kernel, X) if gram is None else Radial(kernel, gram)
+
+
+class Radial(Covariance):
+    """A stationary kernel with logarithmic parameters: lengthscales, output scale, shape."""
+
+    graph_free = True
+
+    def __init__(self, kernel: Stationary, gram: Gram) -> None:
+        self.kernel, self.gram = kernel, gram
+        raw = [kernel.raw_lengthscale, kernel.raw_outputscale]
+        self.raw = raw + ([kernel.raw_alpha] if gram.profile.shaped else [])
+        self.fixed = np.concatenate([np.full(p.numel(), not p.requires_grad) for p in self.raw])
+        self.lengths = kernel.raw_lengthscale.numel()
+        spread = gram.X.std(0, correction=0).cpu().double().numpy()
+        spread = np.where(spread > 0, spread, 1.0)
+        self.spread = spread if self.lengths > 1 else np.exp(np.log(spread).mean(keepdims=True))
+        self.priors = [self._quick(*entry) for entry in kernel.named_priors()]
+
+    def start(self) -> Vector:
+        return _flat(self.raw)
+
+    def bounds(self, size: float) -> list[tuple[float, float]]:
+        reaches = [*(np.multiply(LENGTH_REACH, s) for s in self.spread), np.multiply(SCALE_REACH, size)]
+        reaches += [np.array(SHAPE_REACH)] * self.gram.profile.shaped
+        box = []
+        for (low, high), value, fixed in zip(np.log(reaches), self.start(), self.fixed, strict=True):
+            # A value of the user's outside the box is the user's to choose.
+            box.append((value, value) if fixed else (min(low, value), max(high, value)))
+        return box
+
+    def scattered(self, size: float, shift: float, generator: torch.Generator) -> Vector:
+        lengths = np.log(self.spread * self.gram.X.shape[1] ** 0.5) + shift + 0.3 * _normals(self.lengths, generator)
+        theta = np.concatenate([lengths, [math.log(size)], [0.0] * self.gram.profile.shaped])
+        return np.where(self.fixed, self.start(), theta)
+
+    def fill(self, theta: Vector) -> Tensor:
+        shape = math.exp(theta[-1]) if self.gram.profile.shaped else None
+        return self.gram.fill(np.exp(theta[: self.lengths]), float(theta[self.lengths]), shape)
+
+    def pull(self, G: Tensor, trace: float) -> Vector:
+        slope, shape = self.gram.pull(G)
+        lengths = slope if self.lengths > 1 else slope.sum(keepdims=True)
+        return np.concatenate([lengths, [trace] if shape is None else [trace, shape]])
+
+    def log_prior(self, theta: Vector) -> tuple[float, Vector | float]:
+        return _total([prior(theta) for prior in self.priors])
+
+    def _quick(self, name: str, module: Kernel, prior: Prior, closure: Closure, _: object) -> LogDensity:
+        """A prior as a function of theta; the log-normal, which is everywhere, in closed form."""
+        if type(prior) is not LogNormalPrior or name != "lengthscale_prior":
+            return lambda theta: _by_autograd(self, module, prior, closure, theta)
+        loc, variance = (v.detach().cpu().double().numpy().ravel() for v in (prior.loc, prior.scale.square()))
+        constant = -0.5 * np.broadcast_to(np.log(2 * math.pi * variance), self.lengths).sum()
+
+        def log_normal(theta: Vector) -> tuple[float, Vector]:
+            x, slope = theta[: self.lengths], np.zeros_like(theta)
+            gap = (x - loc) / variance
+            slope[: self.lengths] = -1 - gap
+            return float(constant - (x + 0.5 * gap * (x - loc)).sum()), slope
+
+        return log_normal
+
+    def assign(self, theta: Vector) -> None:
+        _assign(self.raw, theta)
+
+
+class General(Covariance):
+    """Any GPyTorch kernel, by automatic differentiation of its dense matrix."""
+
+    graph_free = False
+
+    def __init__(self, kernel: Kernel, X: Tensor) -> None:
+        self.kernel, self.X = kernel, X
+        self.raw = [p for p in kernel.parameters() if p.requires_grad]
+        self.priors = list(kernel.named_priors())
+
+    def start(self) -> Vector:
+        return _flat(self.raw)
+
+    def bounds(self, size: float) -> list[tuple[float, float]]:
+        return [(-math.inf, math.inf)] * sum(p.numel() for p in self.raw)
+
+    def scattered(self, size: float, shift: float, generator: torch.Generator) -> Vector:
+        kept = self.start()
+        self.assign(kept + _normals(len(kept), generator))
+        for module in self.kernel.modules():  # lengthscales alone are tied to the spread of the inputs
+            raw = getattr(module, "raw_lengthscale", None)
+            if isinstance(raw, nn.Parameter) and raw.requires_grad:
+                X = self.X if module.active_dims is None else self.X[:, module.active_dims]
+                spread = X.std(0, correction=0).clamp_min(1e-12) * X.shape[1] ** 0.5
+                module.lengthscale = math.exp(shift) * (spread if raw.shape[-1] > 1 else spread.log().mean().exp())
+        theta = self.start()
+        self.assign(kept)
+        return theta
+
+    def fill(self, theta: Vector) -> Tensor:
+        self.assign(theta)
+        with torch.enable_grad():
+            self.graph = self.kernel(self.X).to_dense()
+        return self.graph.detach().clone()
+
+    def pull(self, G: Tensor, trace: float) -> Vector:
+        if not self.raw:
+            return np.empty(0)
+        return _flat(torch.autograd.grad(self.graph, self.raw, G, allow_unused=True, materialize_grads=True))
+
+    def log_prior(self, theta: Vector) -> tuple[float, Vector | float]:
+        return _total([_by_autograd(self, module, prior, closure, theta) for _, module, prior, closure, _ in self.priors])
+
+    def assign(self, theta: Vector) -> None:
+        _assign(self.raw, theta)
+
+
+def _by_autograd(
+    covariance: Radial | General, module: Kernel, prior: Prior, closure: Closure, theta: Vector
+) -> tuple[float, Vector]:
+    covariance.assign(theta)
+    with torch.inference_mode(False), torch.enable_grad():
+        value = prior.log_prob(closure(module)).sum()
+        raw = [p for p in covariance.raw if p.requires_grad]
+        slopes = torch.autograd.grad(value, raw, allow_unused=True) if value.requires_grad else [None] * len(raw)
+    found = {id(p): s for p, s in zip(raw, slopes, strict=True) if s is not None}
+    return value.item(), _flat([found.get(id(p), torch.zeros_like(p)) for p in covariance.raw])
+
+
+def _total(parts: list[tuple[float, Vector]]) -> tuple[float, Vector | float]:
+    return sum(value for value, _ in parts), sum((slope for _, slope in parts), 0.0)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Vector:
+    return np.concatenate([np.empty(0), *(t.detach().cpu().double().numpy().ravel() for t in tensors)])
+
+
+def _normals(count: int, generator: torch.Generator) -> Vector:
+    return torch.randn(count, generator=generator, dtype=torch.double).numpy()
+
+
+def _assign(raw: list[nn.Parameter], theta: Vector) -> None:
+    values = torch.from_numpy(theta)
+    with torch.no_grad():
+        for parameter, piece in zip(raw, values.split([p.numel() for p in raw]), strict=True):
+            parameter.copy_(piece.reshape(parameter.shape))

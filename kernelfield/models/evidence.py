@@ -1,0 +1,182 @@
+"""The evidence of an exact process and its gradient, in closed form.
+
+With A = K + noise / weight, coefficients b of the mean H b, and N = n m numbers observed,
+
+    log p(Y) = log E[s^(-N/2) exp(-S / 2s)] - m/2 log|A| - N/2 log(2 pi),
+    S = tr (Y - H b)' A^-1 (Y - H b),    b = (H' A^-1 H)^-1 H' A^-1 Y,
+
+the expectation being over the scale variable of the mixing law (exp(-S/2) for a Gaussian
+process). b maximises the evidence, so it is profiled out, and it needs no derivative:
+
+    dlog p = sum(G o dA),    G = c/2 alpha alpha' - m/2 A^-1,    alpha = A^-1 (Y - H b),
+
+with c = -2 d log E / dS. One Cholesky factor and one inverse serve value and gradient.
+
+Sources: Rasmussen & Williams (2006), eq. (2.30), (2.42) and (5.9); Shah et al. (2014), eq. (6).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernelfield.core.contracts import Data
+from kernelfield.core.mixing import Mixing
+from kernelfield.linalg.dense import Dense
+from kernelfield.models.covariance import Covariance
+
+NOISE_REACH = (1e-6, 1e1)  # bounds of the noise, in mean squares of the targets about their mean
+
+
+@dataclass(frozen=True, eq=False)
+class Trend:
+    """The basis of the mean: H(X) = [1, X] T, with T (k, p) making H(X) orthonormal on the data.
+
+    T drops directions that the data leave undetermined, such as constant or repeated columns.
+    """
+
+    kind: Literal["zero", "constant", "linear"]
+    T: Tensor
+
+    @classmethod
+    def of(cls, kind: Literal["zero", "constant", "linear"], X: Tensor) -> "Trend":
+        raw = _raw_basis(kind, X)
+        if not raw.shape[1]:
+            return cls(kind, X.new_empty(0, 0))
+        # Columns in very different units are no reason to drop one.
+        size = raw.square().mean(0).sqrt()
+        size = torch.where(size > 0, size, torch.ones_like(size))
+        _, values, right = torch.linalg.svd(raw / size, full_matrices=False)
+        kept = values > len(X) * torch.finfo(X.dtype).eps * values[0]
+        return cls(kind, (right[kept] / values[kept, None]).mT / size[:, None])
+
+    def __call__(self, X: Tensor) -> Tensor:
+        """H (*b, n, p) at X (*b, n, d)."""
+        return _raw_basis(self.kind, X) @ self.T
+
+
+def _raw_basis(kind: str, X: Tensor) -> Tensor:
+    one = torch.ones_like(X[..., :1])
+    match kind:
+        case "zero":
+            return X[..., :0]
+        case "constant":
+            return one
+        case _:
+            return torch.cat([one, X], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The generalised least-squares fit of the mean to whitened data."""
+
+    coefficients: Tensor  # b (p, m)
+    basis: Tensor  # L^-1 H (n, p)
+    factor: Tensor  # lower factor of H' A^-1 H (p, p)
+    residual: Tensor  # L^-1 (Y - H b) (n, m)
+
+    @classmethod
+    def of(cls, whitened_Y: Tensor, whitened_H: Tensor) -> "Fit":
+        factor = torch.linalg.cholesky(whitened_H.mT @ whitened_H)
+        coefficients = torch.cholesky_solve(whitened_H.mT @ whitened_Y, factor)
+        return cls(coefficients, whitened_H, factor, whitened_Y - whitened_H @ coefficients)
+
+    @property
+    def S(self) -> float:
+        """The quadratic form of the residual."""
+        return self.residual.square().sum().item()
+
+
+def log_evidence(solver: Dense, fit: Fit, mixing: Mixing) -> float:
+    """The log evidence in nats; see the module docstring."""
+    n, m = fit.residual.shape
+    value, _ = mixing.log_expectation(fit.S, n * m)
+    return value - 0.5 * m * solver.logdet().item() - 0.5 * n * m * math.log(2 * math.pi)
+
+
+class Objective:
+    """Minus the log posterior of theta = (kernel parameters, log noise), a point, and its slope."""
+
+    def __init__(self, covariance: Covariance, data: Data, trend: Trend, mixing: Mixing, noise: float, *, learn: bool):
+        self.covariance, self.mixing, self.learn = covariance, mixing, learn
+        self.Y, self.H = data.Y, trend(data.X)
+        self.YH = torch.cat([self.Y, self.H], -1)
+        self.precision = None if data.weight is None else 1 / data.weight
+        self.log_noise = math.log(noise)
+        self.size = mean_square(self.Y, self.H)
+
+    def bounds(self) -> list[tuple[float, float]]:
+        box = self.covariance.bounds(self.size)
+        if not self.learn:
+            return box
+        low, high = (math.log(reach * self.size) for reach in NOISE_REACH)
+        return [*box, (low, high)]
+
+    def given(self) -> np.ndarray:
+        """The parameters as the user gave them."""
+        return self._theta(self.covariance.start(), self.log_noise)
+
+    def scattered(self, shift: float, noise: float, generator: torch.Generator) -> np.ndarray:
+        """A random start: lengthscales times exp(shift), noise as a share of the targets' size."""
+        theta = self.covariance.scattered(self.size, shift, generator)
+        return self._theta(theta, math.log(noise * self.size))
+
+    def _theta(self, parameters: np.ndarray, log_noise: float) -> np.ndarray:
+        return np.append(parameters, [log_noise] if self.learn else [])
+
+    def split(self, theta: np.ndarray) -> tuple[np.ndarray, float]:
+        """Kernel parameters and noise."""
+        return (theta[:-1], math.exp(theta[-1])) if self.learn else (theta, math.exp(self.log_noise))
+
+    def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        with torch.inference_mode() if self.covariance.graph_free else torch.no_grad():
+            value, gradient = self._evidence(*self.split(theta))
+        prior, tilt = self.covariance.log_prior(self.split(theta)[0])
+        count = self.Y.numel()
+        gradient[: len(gradient) - self.learn] += tilt
+        return -(value + prior) / count, -gradient / count
+
+    def _evidence(self, parameters: np.ndarray, noise: float) -> tuple[float, np.ndarray]:
+        """The log evidence and its gradient in the parameters and, if it is learned, log noise."""
+        n, m = self.Y.shape
+        A = self.covariance.fill(parameters)
+        spread = noise if self.precision is None else noise * self.precision
+        A.diagonal().add_(spread)
+        solver = Dense.of(A)
+        whitened = solver.whiten(self.YH)
+        S, residual = _profiled(whitened, m)
+        value, slope = self.mixing.log_expectation(S, n * m)
+        value += -0.5 * m * solver.logdet().item() - 0.5 * n * m * math.log(2 * math.pi)
+
+        alpha = solver.unwhiten(residual)
+        inverse = torch.cholesky_inverse(solver.factor)
+        G = inverse.addmm_(alpha, alpha.mT, beta=-m / 2, alpha=-slope)
+        from_noise = (spread * G.trace() if self.precision is None else (spread * G.diagonal()).sum()).item()
+        # tr(G A) in closed form spares a pass over K.
+        gradient = self.covariance.pull(G, -slope * S - 0.5 * n * m - from_noise)
+        return value, np.append(gradient, from_noise) if self.learn else gradient
+
+
+def _profiled(whitened: Tensor, m: int) -> tuple[float, Tensor]:
+    """S and the residual of the first m columns after their regression on the others."""
+    Y, H = whitened[:, :m], whitened[:, m:]
+    match H.shape[1]:
+        case 0:
+            residual = Y
+        case 1:  # the constant mean: no library call for one number
+            residual = torch.addmm(Y, H, (H.mT @ Y).div_(H.mT @ H), alpha=-1)
+        case _:
+            residual = torch.addmm(Y, H, torch.linalg.solve(H.mT @ H, H.mT @ Y), alpha=-1)
+    flat = residual.reshape(-1)
+    return torch.dot(flat, flat).item(), residual
+
+
+def mean_square(Y: Tensor, H: Tensor) -> float:
+    """The mean square of what an orthonormal basis H leaves of Y; one where it leaves nothing."""
+    left = Y - H @ (H.mT @ Y)
+    size = left.square().mean().item()
+    rounding = torch.finfo(Y.dtype).eps * Y.square().mean().item()
+    return size if size > rounding else 1.0

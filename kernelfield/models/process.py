@@ -1,0 +1,251 @@
+"""Exact Gaussian and Student-t processes, and scale mixtures of Gaussian processes.
+
+All condition a joint law with matrix A = K + noise / weight; they differ in the law of the
+scale variable alone. The mean is H(X) b with a flat prior on b: the evidence uses its best
+value, predictions carry its uncertainty (universal kriging).
+
+Sources: Rasmussen & Williams (2006), algorithm 2.1, eq. (2.41)-(2.42) and (5.10)-(5.12);
+Shah, Wilson & Ghahramani (2014), lemma 3.
+"""
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from gpytorch.kernels import Kernel
+from torch import Tensor
+
+from kernelfield.core.contracts import Data, Model, Surrogate
+from kernelfield.core.mixing import Mixing, Unit
+from kernelfield.core.numerics import free_memory, require_memory
+from kernelfield.core.posterior import Elliptical
+from kernelfield.kernels.stationary import dimension_scaled
+from kernelfield.linalg.dense import Conditional, Dense
+from kernelfield.models.covariance import covariance
+from kernelfield.models.evidence import Fit, Objective, Trend, log_evidence
+from kernelfield.models.fit import Search, minimise
+
+BUFFERS = 6  # n x n doubles alive at once in a fit: K, slopes, factor, inverse and two in passing
+SUBSET = 512  # rows on which the starts race when there are more; the winner goes on with all
+SHIFTS = (0.0, -1.0, 1.0)  # of log lengthscales of the starts, in turn
+SHARES = (1e-2, 1e-4, 1e-1)  # of the noise in the targets' size at the starts, in turn
+
+
+@dataclass(eq=False, repr=False)
+class Process(Model):
+    """An exact process with the given kernel.
+
+    kernel : any GPyTorch kernel, which is copied and never modified; or one of "matern12",
+        "matern32", "matern52", "rbf", "rq", with one lengthscale an input, an output scale and
+        the dimension-scaled lengthscale prior of Hvarfner et al. (2024); None is "matern52".
+        A parameter with requires_grad=False is held.
+    mean : "constant", "linear" or "zero".
+    noise : variance of the observation noise, in squared units of Y; where it is learned,
+        the value to start from.
+    mixing : the law of the scale variable; Unit() is the Gaussian process,
+        InverseGamma.student(df) the Student-t process. One draw is shared by all outputs.
+    restarts : starts of the search for hyperparameters: the first at the given values, the
+        others scaled to the data. With more than 512 rows the starts race on 512 of them.
+    steps : the most iterations of each search; 0 keeps the given hyperparameters.
+    learn_noise : whether the noise is a hyperparameter or known.
+
+    Units: X and Y as given; `FieldRegressor` standardises both. Outputs share kernel and noise.
+    Errors: ValueError for a noise that is not positive, an unknown mean or kernel, a kernel for
+    another number of inputs; MemoryError where n x n matrices do not fit.
+
+    >>> X = torch.linspace(0, 1, 9, dtype=torch.double)[:, None]
+    >>> fitted = Process("rbf").fit(Data(X, torch.sin(6 * X)), generator=torch.Generator())
+    >>> round(fitted.posterior(X[:1] + 0.5).mean.item(), 3)  # sin(3)
+    0.141
+    """
+
+    kernel: Kernel | str | None = None
+    mean: Literal["constant", "zero", "linear"] = "constant"
+    noise: float = 0.1
+    mixing: Mixing = field(default_factory=Unit)
+    restarts: int = 4
+    steps: int = 200
+    learn_noise: bool = True
+
+    def fit(self, data: Data, *, generator: torch.Generator) -> "FittedProcess":
+        self._check(data)
+        kernel = self._kernel(data)
+        trend = Trend.of(self.mean, data.X)
+        noise, searches = float(self.noise), []
+        if self.steps:
+            noise, searches = self._learn(kernel, data, generator)
+        kernel.requires_grad_(False)
+        with torch.no_grad():
+            solver = Dense.of(_system(kernel, noise, data))
+            return FittedProcess.of(kernel, noise, self.mixing, data, trend, solver, tuple(searches))
+
+    def _check(self, data: Data) -> None:
+        if not (self.noise > 0 and math.isfinite(self.noise)):
+            raise ValueError(f"noise must be a positive variance, got {self.noise:g}; give a value such as 0.1")
+        if self.mean not in ("constant", "zero", "linear"):
+            raise ValueError(f"mean must be 'constant', 'zero' or 'linear', got {self.mean!r}")
+        for name, least in (("restarts", 1), ("steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        n, bytes_each = len(data.X), data.X.element_size()
+        room = math.isqrt(max(0, free_memory(data.X.device)) // (BUFFERS * bytes_each))
+        require_memory(
+            BUFFERS * bytes_each * n * n,
+            data.X.device,
+            what=f"an exact fit of {n} rows",
+            remedy=f"fit a random sample of at most {room} rows instead",
+        )
+
+    def _kernel(self, data: Data) -> Kernel:
+        if isinstance(self.kernel, Kernel):
+            kernel = copy.deepcopy(self.kernel).to(data.X)
+            _check_inputs(kernel, data.X.shape[1])
+            return kernel
+        spread = data.X.std(0, correction=0)
+        spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+        kernel = dimension_scaled("matern52" if self.kernel is None else self.kernel, spread)
+        kernel.lengthscale = spread * data.X.shape[1] ** 0.5
+        kernel.outputscale = data.Y.var(0, correction=0).mean().clamp_min(1e-12)
+        return kernel
+
+    def _learn(self, kernel: Kernel, data: Data, generator: torch.Generator) -> tuple[float, list[Search]]:
+        """Set the kernel's parameters to the best found; returns the noise and the record."""
+        whole = self._objective(kernel, data)
+        few = _sample(data, SUBSET, generator)
+        race = whole if few is data else self._objective(kernel, few)
+        starts = [whole.given()]
+        for i in range(self.restarts - 1):
+            starts.append(race.scattered(SHIFTS[i % 3] * (1 + i // 3), SHARES[i % 3], generator))
+        bounds = whole.bounds()
+        theta, searches = minimise(race, starts, bounds, self.steps, label=f"fit to {len(few.X)} rows")
+        if few is not data:
+            theta, last = minimise(whole, [theta], bounds, self.steps, label=f"fit to all {len(data.X)} rows")
+            searches += last
+        parameters, noise = whole.split(theta)
+        whole.covariance.assign(parameters)
+        return noise, searches
+
+    def _objective(self, kernel: Kernel, data: Data) -> Objective:
+        trend = Trend.of(self.mean, data.X)
+        return Objective(covariance(kernel, data.X), data, trend, self.mixing, self.noise, learn=self.learn_noise)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedProcess(Surrogate):
+    """A process conditioned on data.
+
+    log_evidence in nats; noise a variance in squared units of Y; searches the record of the
+    hyperparameter searches, empty if none was made.
+    """
+
+    kernel: Kernel
+    noise: float
+    mixing: Mixing
+    data: Data
+    trend: Trend
+    solver: Dense
+    mean: Fit
+    weights: Tensor  # A^-1 (Y - H b) (n, m)
+    log_evidence: float
+    searches: tuple[Search, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        kernel: Kernel,
+        noise: float,
+        mixing: Mixing,
+        data: Data,
+        trend: Trend,
+        solver: Dense,
+        searches: tuple[Search, ...] = (),
+    ) -> "FittedProcess":
+        """The conditioned process, given the solver of A."""
+        m = data.Y.shape[1]
+        whitened = solver.whiten(torch.cat([data.Y, trend(data.X)], -1))
+        mean = Fit.of(whitened[:, :m], whitened[:, m:])
+        weights = solver.unwhiten(mean.residual)
+        evidence = log_evidence(solver, mean, mixing)
+        return cls(kernel, noise, mixing, data, trend, solver, mean, weights, evidence, searches)
+
+    @property
+    def outputs(self) -> int:
+        return self.data.Y.shape[1]
+
+    def posterior(self, X: Tensor, *, noise: bool = False) -> Elliptical:
+        flat = X.reshape(-1, X.shape[-1])  # one solve for all batches
+        cross = self.kernel(self.data.X, flat).to_dense()
+        explained = self.solver.whiten(cross)
+        H = self.trend(flat)
+        gap = H.mT - self.mean.basis.mT @ explained
+        unsure = torch.linalg.solve_triangular(self.mean.factor, gap, upper=False)
+        loc = H @ self.mean.coefficients + cross.mT @ self.weights
+        batch = X.shape[:-1]
+        explained, unsure = (t.unflatten(-1, batch).movedim(0, -2) for t in (explained, unsure))
+        added = self.noise if noise else 0.0
+        scale = Conditional(self.kernel(X), explained, unsure, added, self.outputs)
+        return Elliptical(loc.unflatten(0, batch), scale, self._scale_law(self.mean.S, len(self.data.X)))
+
+    def _scale_law(self, S: float, n: int) -> Mixing:
+        """The law of s given n rows; each coefficient of the mean with its flat prior costs one."""
+        return self.mixing.condition(S, (n - self.mean.basis.shape[1]) * self.outputs)
+
+    def condition(self, data: Data) -> "FittedProcess":
+        joined = self.data.joined(data)
+        with torch.no_grad():
+            border = self.kernel(self.data.X, data.X).to_dense()
+            solver = self.solver.extend(border, _system(self.kernel, self.noise, data))
+            trend = Trend.of(self.trend.kind, joined.X)
+            return FittedProcess.of(self.kernel, self.noise, self.mixing, joined, trend, solver, self.searches)
+
+    def leave_one_out(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance (n, m) of each y given all other rows, hyperparameters held.
+
+        Source: Rasmussen & Williams (2006), eq. (5.12), here with the mean's coefficients
+        estimated anew without each row.
+        """
+        unsure = torch.linalg.solve_triangular(self.mean.factor, self.mean.basis.mT, upper=False)
+        precision = self.solver.inverse_diagonal() - self.solver.unwhiten(unsure.mT).square().sum(-1)
+        gap = self.weights / precision[:, None]
+        S = self.mean.S - (gap * self.weights).sum(-1)
+        n = len(self.data.X)
+        spread = S.new_tensor([self._scale_law(value, n - 1).mean for value in S.tolist()])
+        return self.data.Y - gap, (spread / precision)[:, None].expand_as(gap)
+
+    def hyperparameters(self) -> dict[str, float | list[float]]:
+        values: dict[str, float | list[float]] = {}
+        for name, raw, constraint in self.kernel.named_parameters_and_constraints():
+            value = raw if constraint is None else constraint.transform(raw)
+            values[name.replace("raw_", "")] = value.item() if value.numel() == 1 else value.flatten().tolist()
+        return {**values, "noise": self.noise}
+
+
+def _system(kernel: Kernel, noise: float, data: Data) -> Tensor:
+    """K(X, X) + noise / weight; the one place that would choose another structure."""
+    K = kernel(data.X).to_dense().clone()
+    K.diagonal().add_(noise if data.weight is None else noise / data.weight)
+    return K
+
+
+def _sample(data: Data, size: int, generator: torch.Generator) -> Data:
+    """A random sample of rows, or the data themselves where they are few enough to race on."""
+    if len(data.X) <= 1.5 * size:
+        return data
+    rows = torch.randperm(len(data.X), generator=generator)[:size].to(data.X.device)
+    return Data(data.X[rows], data.Y[rows], None if data.weight is None else data.weight[rows])
+
+
+def _check_inputs(kernel: Kernel, d: int) -> None:
+    """Refuse a kernel whose lengthscales or active_dims do not fit d inputs."""
+    for module in kernel.modules():
+        if not isinstance(module, Kernel):
+            continue
+        name, dims = type(module).__name__, module.active_dims
+        if dims is not None and dims.max() >= d:
+            raise ValueError(f"active_dims of {name} names input {int(dims.max())}, and the data have {d} inputs, from 0")
+        expected, found = (d if dims is None else len(dims)), module.ard_num_dims
+        if found is not None and found != expected:
+            remedy = f"make it with ard_num_dims={expected}, or choose {found} inputs by active_dims"
+            raise ValueError(f"{name} has {found} lengthscales and the data {expected} inputs; {remedy}")

@@ -1,0 +1,25 @@
+"""Double precision throughout, a fixed seed before each test, and pictures drawn without a screen."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ["MPLBACKEND"] = "Agg"
+torch.set_default_dtype(torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory and torch's own default precision, as outside of these tests."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    yield tmp_path
+    torch.set_default_dtype(torch.float64)

@@ -1,0 +1,50 @@
+"""The jitter ladder: enough for rounding, never for a wrong matrix; and memory, asked for first."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from kernelfield.core.numerics import NotPositiveDefinite, cholesky, free_memory, require_memory, rounding, schur
+
+REGULAR = torch.tensor([[4.0, 2.0], [2.0, 3.0]], dtype=torch.float64)
+SINGULAR = torch.ones(2, 2, dtype=torch.float64) - 1e-13 * torch.eye(2, dtype=torch.float64)
+
+
+def test_a_regular_matrix_is_factored_exactly():
+    assert_close(cholesky(REGULAR), torch.tensor([[2.0, 0.0], [1.0, 2**0.5]], dtype=torch.float64))
+
+
+def test_only_the_lower_triangle_is_read():
+    assert_close(cholesky(REGULAR.tril()), cholesky(REGULAR), atol=0, rtol=0)
+
+
+def test_a_singular_matrix_is_factored_to_within_the_ladder():
+    factor = cholesky(SINGULAR)
+    assert_close(factor @ factor.mT, SINGULAR, atol=1e-6, rtol=0)
+
+
+def test_a_neighbour_in_the_batch_changes_nothing():
+    assert_close(cholesky(torch.stack([REGULAR, SINGULAR]))[0], cholesky(REGULAR), atol=0, rtol=0)
+
+
+def test_an_indefinite_matrix_is_an_error_that_names_the_eigenvalue_and_the_remedy():
+    with pytest.raises(NotPositiveDefinite, match="eigenvalue is -1; raise the noise"):
+        cholesky(torch.diag(torch.tensor([1.0, -1.0])))
+
+
+def test_a_matrix_with_nan_is_named_as_such():
+    with pytest.raises(NotPositiveDefinite, match="NaN or infinite"):
+        cholesky(torch.tensor([[1.0, torch.nan], [torch.nan, 1.0]]))
+
+
+def test_schur_stays_positive_when_the_difference_vanishes():
+    half = torch.linalg.cholesky(REGULAR).mT
+    cholesky(schur(REGULAR, half))
+    assert (rounding(REGULAR.diagonal(), half) > 0).all()
+
+
+def test_memory_is_refused_before_it_is_allocated():
+    free = free_memory(torch.device("cpu"))
+    require_memory(free // 2, torch.device("cpu"), what="half", remedy="none")
+    with pytest.raises(MemoryError, match=r"a fit needs about .* GiB of memory and .* GiB are free; use less"):
+        require_memory(2 * free, torch.device("cpu"), what="a fit", remedy="use less")

@@ -1,0 +1,80 @@
+"""Every posterior family obeys the same laws; a few values are known by hand."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from kernelfield.core.mixing import InverseGamma, Unit
+from kernelfield.core.posterior import Binned, Draws, Elliptical
+from tests.laws import density_integrates_to_cdf, obeys_posterior_laws
+
+
+def elliptical(mixing, m=1, batch=()):
+    root = torch.randn(*batch, 3 * m, 3 * m)
+    return Elliptical(torch.randn(*batch, 3, m), root @ root.mT + torch.eye(3 * m), mixing)
+
+
+def draws(noise, m=1, batch=()):
+    return Draws(torch.randn(*batch, 4, 3, m), torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor(noise))
+
+
+def binned(m=1, batch=()):
+    return Binned(torch.randn(*batch, 3, m, 8), torch.randn(m, 9).sort(-1).values)
+
+
+FAMILIES = {
+    "gaussian": lambda **k: elliptical(Unit(), **k),
+    "student": lambda **k: elliptical(InverseGamma(4.5, 6.0), **k),
+    "functions": lambda **k: draws(0.0, **k),
+    "noisy functions": lambda **k: draws(0.25, **k),
+    "histogram": lambda **k: binned(**k),
+}
+
+
+@pytest.mark.parametrize("shape", [{}, {"m": 2}, {"m": 2, "batch": (2,)}], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_laws(family, shape):
+    obeys_posterior_laws(FAMILIES[family](**shape))
+
+
+@pytest.mark.parametrize("family", FAMILIES.keys() - {"functions"})
+def test_density_is_the_slope_of_the_cdf(family):
+    density_integrates_to_cdf(FAMILIES[family]())
+
+
+@pytest.mark.parametrize("family", FAMILIES.keys() - {"histogram"})
+def test_draws_of_a_prefix_do_not_change_when_points_are_added(family):
+    law, z = FAMILIES[family](), torch.randn(5, 4)
+    match law:
+        case Elliptical():
+            part = Elliptical(law.loc[:2], law.scale[:2, :2], law.mixing)
+        case Draws():
+            part = Draws(law.values[:, :2], law.weights, law.noise)
+    assert_close(part.draw(z[:, : part.width]), law.draw(z[:, : law.width])[:, :2])
+
+
+def test_a_single_function_has_no_variance_and_no_density():
+    law = Draws(torch.ones(1, 2, 1), torch.ones(1), torch.tensor(0.0))
+    assert_close(law.variance, torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="noise=True"):
+        law.log_prob(torch.ones(2, 1))
+
+
+def test_covariance_is_in_the_units_of_the_values():
+    law = elliptical(InverseGamma(3.0, 4.0), m=2)
+    moved = law.affine(torch.tensor([2.0, 5.0]), torch.zeros(2))
+    units = torch.tensor([2.0, 5.0]).repeat(3)
+    assert_close(moved.covariance, 2.0 * units[:, None] * law.scale * units)  # E[s] = 4 / (3 - 1)
+    assert_close(moved.covariance.diagonal().reshape(3, 2), moved.variance)
+
+
+def test_a_histogram_outside_of_which_nothing_falls_has_no_density_there():
+    law = binned()
+    assert law.log_prob(law.edges[:, -1:].T + 1.0).isneginf().all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples_are_reproducible_from_their_generator(family):
+    law = FAMILIES[family]()
+    first, second = (law.rsample((3,), torch.Generator().manual_seed(5)) for _ in range(2))
+    assert_close(first, second, atol=0, rtol=0)

@@ -1,0 +1,22 @@
+"""Every named model fits and predicts; an unknown name is answered with its neighbours."""
+
+import pytest
+import torch
+
+from kernelfield.core.contracts import Data, Model
+from kernelfield.models import zoo
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_a_named_model_learns_a_line(name):
+    X = torch.linspace(0, 1, 12)[:, None]
+    model = zoo.model(name)
+    assert isinstance(model, Model)
+    law = model.fit(Data(X, 2 * X - 1), generator=torch.Generator()).posterior(X, noise=True)
+    assert (law.mean - 2 * X + 1).abs().max() < 0.1
+    assert (law.variance > 0).all()
+
+
+def test_a_name_that_is_nearly_right_is_put_right():
+    with pytest.raises(ValueError, match="no model is called 'gp-rfb'; did you mean gp-rbf"):
+        zoo.model("gp-rfb")
