@@ -1,7 +1,6 @@
 """Double precision throughout, a fixed seed before each test, and pictures drawn without a screen."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,8 @@ def seed() -> None:
 
 
 @pytest.fixture
-def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default_precision: None) -> Path:
     """An empty working directory and torch's own default precision, as outside of these tests."""
     monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)
-    yield tmp_path
-    torch.set_default_dtype(torch.float64)
+    return tmp_path

@@ -16,6 +16,7 @@ and s given y has the law that is proportional to the integrand.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy import special
@@ -119,7 +120,8 @@ class InverseGamma(Mixing):
         return 2 * self.alpha
 
     @property
-    def _spread(self) -> float:
+    def spread(self) -> float:
+        """What the Student-t is stretched by."""
         return math.sqrt(self.beta / self.alpha)
 
     @property
@@ -134,14 +136,14 @@ class InverseGamma(Mixing):
         return (self.beta / torch.as_tensor(gamma)).sqrt().to(z)
 
     def cdf(self, t: Tensor) -> Tensor:
-        return _StudentCdf.apply(t / self._spread, self.df)
+        return _StudentCdf.apply(t / self.spread, self.df)
 
     def quantile(self, p: Tensor) -> Tensor:
         value = special.stdtrit(self.df, p.detach().cpu().numpy())
-        return self._spread * torch.as_tensor(value).to(p)
+        return self.spread * torch.as_tensor(value).to(p)
 
     def log_density(self, t: Tensor) -> Tensor:
-        return _student_log_density(t / self._spread, self.df) - math.log(self._spread)
+        return _student_log_density(t / self.spread, self.df) - math.log(self.spread)
 
     def log_expectation(self, S: float, N: int) -> tuple[float, float]:
         alpha, beta = self.alpha + N / 2, self.beta + S / 2
@@ -156,13 +158,13 @@ class _StudentCdf(torch.autograd.Function):
     """SciPy's Student-t distribution function, with its density as derivative."""
 
     @staticmethod
-    def forward(ctx, t: Tensor, df: float) -> Tensor:
+    def forward(ctx: Any, t: Tensor, df: float) -> Tensor:
         ctx.save_for_backward(t)
         ctx.df = df
         return torch.as_tensor(special.stdtr(df, t.detach().cpu().numpy())).to(t)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (t,) = ctx.saved_tensors
         return grad * _student_log_density(t, ctx.df).exp(), None
 

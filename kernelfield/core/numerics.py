@@ -1,11 +1,14 @@
 """Numerical policy, stated once: how singular a matrix may be, and how large."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 JITTER = (0.0, 1e-10, 1e-8, 1e-6)  # relative to the mean of the diagonal
+SMALL = 800  # rows below which a second thread costs more than it computes, and far more on a busy machine
 MEMORY_SHARE = 0.9  # of the free memory; the rest is left to whatever else the process holds
 
 
@@ -86,3 +89,18 @@ def free_memory(device: torch.device) -> int:
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):  # not Linux: count all physical memory
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextmanager
+def threads_for(n: int) -> Iterator[None]:
+    """One thread for a loop over n x n matrices that are small, and torch's own number again after it.
+
+    The threads of a pool wait for each other by spinning: on matrices of microseconds, and with
+    other work on the machine, that has been seen to slow a fit twentyfold.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if n < SMALL else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

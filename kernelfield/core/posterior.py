@@ -29,6 +29,7 @@ from torch import Tensor
 from kernelfield.core.mixing import Mixing, Unit
 from kernelfield.core.numerics import cholesky
 
+
 class Posterior(ABC):
     """See the module docstring."""
 
@@ -115,7 +116,7 @@ class Elliptical(Posterior):
 
     @property
     def variance(self) -> Tensor:
-        return self._spread.square() * self.mixing.mean
+        return self.spread.square() * self.mixing.mean
 
     @property
     def covariance(self) -> Tensor:
@@ -124,7 +125,8 @@ class Elliptical(Posterior):
         return self.mixing.mean * rows[:, None] * self.scale.to_dense() * rows
 
     @cached_property
-    def _spread(self) -> Tensor:
+    def spread(self) -> Tensor:
+        """What the marginal law of sqrt(s) z is stretched by, (*b, n, m); the std of a Gaussian."""
         diagonal = self.scale.diagonal(dim1=-2, dim2=-1).clamp_min(0)
         return diagonal.sqrt().reshape(self.loc.shape) * self.unit
 
@@ -137,13 +139,13 @@ class Elliptical(Posterior):
         return self.loc + self.unit * values.unflatten(-1, self.loc.shape[-2:])
 
     def cdf(self, y: Tensor) -> Tensor:
-        return self.mixing.cdf((y - self.loc) / self._spread)
+        return self.mixing.cdf((y - self.loc) / self.spread)
 
     def log_prob(self, y: Tensor) -> Tensor:
-        return self.mixing.log_density((y - self.loc) / self._spread) - self._spread.log()
+        return self.mixing.log_density((y - self.loc) / self.spread) - self.spread.log()
 
     def quantile(self, p: float) -> Tensor:
-        return self.loc + self._spread * self.mixing.quantile(torch.full_like(self.loc, p))
+        return self.loc + self.spread * self.mixing.quantile(torch.full_like(self.loc, p))
 
     def affine(self, scale: Tensor, shift: Tensor) -> "Elliptical":
         return replace(self, loc=self.loc * scale + shift, unit=self.unit * scale)

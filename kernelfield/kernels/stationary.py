@@ -11,6 +11,8 @@ section 4.2: log-normal with location sqrt(2) + log(d) / 2 and scale sqrt(3) on 
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from gpytorch.constraints import Interval, Positive
@@ -40,7 +42,7 @@ class Stationary(Kernel):
         outputscale_prior: Prior | None = None,
         outputscale_constraint: Interval | None = None,
         lengthscale_constraint: Interval | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(lengthscale_constraint=lengthscale_constraint or logarithmic(), **kwargs)
         self._own("outputscale", self.batch_shape, outputscale_constraint, outputscale_prior)
@@ -80,18 +82,20 @@ class Stationary(Kernel):
     def _shape(self) -> Tensor | None:
         return None
 
-    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params) -> Tensor:
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
         same = x1 is x2 or (not x2.requires_grad and x1.shape == x2.shape and torch.equal(x1, x2))
         outputscale, shape = self.outputscale, self._shape()
         if diag and same:
             batch = torch.broadcast_shapes(x1.shape[:-2], self.batch_shape)
             return outputscale[..., None].expand(*batch, x1.shape[-2])
         z1 = x1 / self.lengthscale
-        z2 = None if same else x2 / self.lengthscale
+        if same:
+            return radial.radial(z1, None, outputscale, self.profile, shape)
+        z2 = x2 / self.lengthscale
         if not diag:
             return radial.radial(z1, z2, outputscale, self.profile, shape)
-        columns = [None if t is None else t[..., None] for t in (outputscale, shape)]
-        pairs = radial.radial(z1.unsqueeze(-2), z2.unsqueeze(-2), columns[0], self.profile, columns[1])
+        pair_shape = None if shape is None else shape[..., None]
+        pairs = radial.radial(z1.unsqueeze(-2), z2.unsqueeze(-2), outputscale[..., None], self.profile, pair_shape)
         return pairs[..., 0, 0]
 
     def gram(self, X: Tensor) -> Gram | None:
@@ -130,9 +134,13 @@ class Matern(Stationary):
     0.3679
     """
 
-    _PROFILES = {0.5: radial.Matern12, 1.5: radial.Matern32, 2.5: radial.Matern52}
+    _PROFILES: ClassVar[dict[float, Callable[[], Profile]]] = {
+        0.5: radial.Matern12,
+        1.5: radial.Matern32,
+        2.5: radial.Matern52,
+    }
 
-    def __init__(self, nu: float = 2.5, **kwargs) -> None:
+    def __init__(self, nu: float = 2.5, **kwargs: Any) -> None:
         if nu not in self._PROFILES:
             raise ValueError(f"nu must be 0.5, 1.5 or 2.5, got {nu}")
         super().__init__(**kwargs)
@@ -152,7 +160,7 @@ class RationalQuadratic(Stationary):
     """
 
     def __init__(
-        self, *, alpha_prior: Prior | None = None, alpha_constraint: Interval | None = None, **kwargs
+        self, *, alpha_prior: Prior | None = None, alpha_constraint: Interval | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self._own("alpha", self.batch_shape, alpha_constraint, alpha_prior)

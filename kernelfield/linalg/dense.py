@@ -3,7 +3,9 @@
 Source: Rasmussen & Williams (2006), algorithm 2.1 and appendix A.3.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -67,26 +69,32 @@ class Conditional:
 
         prior - explained^T explained + trend^T trend + noise I,    once for each output
 
-    prior, a lazy matrix of q points; explained (*b, n, q), what the data take away; trend
-    (*b, p, q), what not knowing the p coefficients of the mean adds. Point-major joint order.
+    prior, a lazy matrix of q points; `terms` gives explained (*b, n, q), what the data take away,
+    and trend (*b, p, q), what not knowing the p coefficients of the mean adds: a mean alone never
+    pays for them. Point-major joint order.
     """
 
     prior: LazyMatrix
-    explained: Tensor
-    trend: Tensor
+    terms: Callable[[], tuple[Tensor, Tensor]]
     noise: Tensor | float
     outputs: int
 
+    @cached_property
+    def _terms(self) -> tuple[Tensor, Tensor]:
+        return self.terms()
+
     def diagonal(self, *, dim1: int = -2, dim2: int = -1) -> Tensor:
+        explained, trend = self._terms
         prior = self.prior.diagonal(dim1=dim1, dim2=dim2)
         # A sum of squares could round above the prior where the data determine f.
-        value = prior - self.explained.square().sum(-2) + rounding(prior, self.explained)
-        value = value.clamp_min(0) + self.trend.square().sum(-2) + self.noise
+        value = prior - explained.square().sum(-2) + rounding(prior, explained)
+        value = value.clamp_min(0) + trend.square().sum(-2) + self.noise
         return value.repeat_interleave(self.outputs, -1)
 
     def to_dense(self) -> Tensor:
         """The joint matrix (*b, q * m, q * m)."""
-        value = schur(self.prior.to_dense(), self.explained) + self.trend.mT @ self.trend
+        explained, trend = self._terms
+        value = schur(self.prior.to_dense(), explained) + trend.mT @ trend
         eye = torch.eye(value.shape[-1]).to(value)
         joint = torch.einsum("...ij,kl->...ikjl", value + self.noise * eye, torch.eye(self.outputs).to(value))
         size = value.shape[-1] * self.outputs

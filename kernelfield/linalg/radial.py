@@ -19,7 +19,7 @@ Sources: Rasmussen & Williams (2006), eq. (4.9), (4.14), (4.17), (4.19) and (5.9
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 TILE = 2**16  # elements: a few tiles of doubles fit into a core's second-level cache
 CONTACT = 1e-7  # Matern-1/2 has a kink at r = 0; nearer pairs than this get its symmetric derivative, 0
+NEAR = 1e-8  # below this share of |z|^2 rounding shows in r^2, which a kink at r = 0 turns into its root
 
 
 class Profile(ABC):
@@ -36,6 +37,7 @@ class Profile(ABC):
     stretch: float  # how a tile's squared distances are scaled, to spare a pass over it
     gain: float  # the constant factor left out of S, for the same reason
     shaped = False
+    kinked = False  # whether k is linear in r at 0, so that r^2 must be exact there
 
     @abstractmethod
     def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
@@ -62,6 +64,7 @@ class Matern12(Profile):
 
     stretch = 1.0
     gain = 1.0
+    kinked = True
 
     def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
         r = a.sqrt_()
@@ -112,9 +115,7 @@ class RationalQuadratic(Profile):
         return K * (share / (1 + share) - share.log1p()) * shape
 
 
-def radial(
-    z1: Tensor, z2: Tensor | None, outputscale: Tensor, profile: Profile, shape: Tensor | None = None
-) -> Tensor:
+def radial(z1: Tensor, z2: Tensor | None, outputscale: Tensor, profile: Profile, shape: Tensor | None = None) -> Tensor:
     """The matrix of a radial function, differentiable once in every tensor.
 
     Shapes: z1 (*b, n1, d) and z2 (*b, n2, d) scaled inputs, z2 None for z1 with itself;
@@ -128,11 +129,11 @@ class _Radial(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, z1: Tensor, z2: Tensor | None, outputscale: Tensor, shape: Tensor | None, profile: Profile
+        ctx: Any, z1: Tensor, z2: Tensor | None, outputscale: Tensor, shape: Tensor | None, profile: Profile
     ) -> Tensor:
         ctx.save_for_backward(z1, z2, outputscale, shape)
         ctx.profile = profile
-        distances = _Distances(z1, z2, profile.stretch)
+        distances = _Distances(z1, z2, profile)
         batch = torch.broadcast_shapes(distances.batch, outputscale.shape, shape.shape if shape is not None else ())
         K = z1.new_empty(*batch, distances.n1, distances.n2)
         log_scale, shape = outputscale.log()[..., None, None], _column(shape)
@@ -147,10 +148,10 @@ class _Radial(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         z1, z2, outputscale, shape = ctx.saved_tensors
         profile, batch = ctx.profile, grad.shape[:-2]
-        distances = _Distances(z1, z2, profile.stretch)
+        distances = _Distances(z1, z2, profile)
         first, second = (z.expand(*batch, -1, -1) for z in (z1, z1 if z2 is None else z2))
         slope1, slope2 = torch.zeros_like(first), torch.zeros_like(second)
         total, shape_total = grad.new_zeros(batch), grad.new_zeros(batch)
@@ -183,15 +184,15 @@ def _column(shape: Tensor | None) -> Tensor | None:
 class _Distances:
     """Stretched squared distances of rows of z1 and z2 (*b, n, d), a tile at a time."""
 
-    def __init__(self, z1: Tensor, z2: Tensor | None, stretch: float) -> None:
-        self.symmetric = z2 is None
+    def __init__(self, z1: Tensor, z2: Tensor | None, profile: Profile) -> None:
+        self.symmetric, self.kinked = z2 is None, profile.kinked
         other = z1 if z2 is None else z2
         self.n1, self.n2 = z1.shape[-2], other.shape[-2]
         self.batch = torch.broadcast_shapes(z1.shape[:-2], other.shape[:-2])
         centre = other.mean(-2, keepdim=True)
-        root = stretch**0.5
-        self.left = _augmented((z1 - centre) * root, first=True)
-        self.right = _augmented((other - centre) * root, first=False)
+        root = profile.stretch**0.5
+        self.first, self.second = (z1 - centre) * root, (other - centre) * root
+        self.left, self.right = _augmented(self.first, first=True), _augmented(self.second, first=False)
 
     def tiles(self, batch: torch.Size) -> "list[tuple[slice, slice]]":
         """Row blocks and the columns each needs: all, or those up to its diagonal."""
@@ -201,6 +202,8 @@ class _Distances:
 
     def tile(self, rows: slice, columns: slice) -> Tensor:
         a = (self.left[..., rows, :] @ self.right[..., columns, :].mT).clamp_min_(0)
+        if self.kinked:
+            _refine(a, self.first[..., rows, :], self.second[..., columns, :])
         if self.symmetric:
             a[..., rows].diagonal(dim1=-2, dim2=-1).zero_()
         return a
@@ -211,6 +214,14 @@ def _augmented(z: Tensor, *, first: bool) -> Tensor:
     norm = z.square().sum(-1, keepdim=True)
     one = torch.ones_like(norm)
     return torch.cat([z * -2, norm, one] if first else [z, one, norm], -1)
+
+
+def _refine(a: Tensor, first: Tensor, second: Tensor) -> None:
+    """Replace the squared distances of near pairs by sums of squared differences, which are exact."""
+    size = second.square().sum(-1).amax() if second.shape[-2] else a.new_zeros(())
+    *batch, i, j = (a < NEAR * size).nonzero(as_tuple=True)
+    left, right = (z.expand(*a.shape[:-2], -1, -1) for z in (first, second))
+    a[(*batch, i, j)] = (left[(*batch, i)] - right[(*batch, j)]).square().sum(-1)
 
 
 class Gram:
@@ -261,6 +272,8 @@ class Gram:
         for tile in self.tiles:
             a = torch.addmm(tile.column_norm, tile.z, tile.other_z, alpha=-2)
             a.add_(tile.row_norm).clamp_min_(0)
+            if self.profile.kinked:
+                _refine(a, tile.z, tile.other_z.mT)
             a[:, tile.place[0]].fill_diagonal_(0)
             if self.shape_slopes is None or shape is None:
                 self.profile.tile(a, self.log_scale, tile.K, tile.S, None)

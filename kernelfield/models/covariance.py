@@ -9,10 +9,11 @@ for any GPyTorch kernel by differentiating `kernel(X)`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from gpytorch.kernels import Kernel
+from gpytorch.kernels import AdditiveKernel, Kernel, ProductKernel, ScaleKernel
 from gpytorch.priors import LogNormalPrior, Prior
 from torch import Tensor, nn
 
@@ -70,6 +71,37 @@ def covariance(kernel: Kernel, X: Tensor) -> Covariance:
     """The quickest way to work with a kernel."""
     gram = kernel.gram(X) if isinstance(kernel, Stationary) else None
     return General(kernel, X) if gram is None else Radial(kernel, gram)
+
+
+def matrix(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
+    """The dense matrix (*b, n, k) of a kernel at x1 (*b, n, d) and x2 (*b, k, d).
+
+    Sums, products and scalings are taken of dense matrices here: GPyTorch would factor a dense
+    summand by a Cholesky with a jitter of its own where another one has low rank.
+    """
+    match kernel:
+        case AdditiveKernel():
+            return sum((matrix(k, x1, x2) for k in kernel.kernels), torch.zeros(()).to(x1))
+        case ProductKernel():
+            return math.prod((matrix(k, x1, x2) for k in kernel.kernels), start=torch.ones(()).to(x1))
+        case ScaleKernel():
+            return kernel.outputscale[..., None, None] * matrix(kernel.base_kernel, x1, x2)
+        case _:
+            return kernel(x1, x2).to_dense()
+
+
+@dataclass(frozen=True, eq=False)
+class Lazy:
+    """The matrix of a kernel with itself at X (*b, n, d), formed when it is asked for."""
+
+    kernel: Kernel
+    X: Tensor
+
+    def diagonal(self, *, dim1: int = -2, dim2: int = -1) -> Tensor:
+        return self.kernel(self.X, diag=True)
+
+    def to_dense(self) -> Tensor:
+        return matrix(self.kernel, self.X, self.X)
 
 
 class Radial(Covariance):
@@ -168,7 +200,7 @@ class General(Covariance):
     def fill(self, theta: Vector) -> Tensor:
         self.assign(theta)
         with torch.enable_grad():
-            self.graph = self.kernel(self.X).to_dense()
+            self.graph = matrix(self.kernel, self.X, self.X)
         return self.graph.detach().clone()
 
     def pull(self, G: Tensor, trace: float) -> Vector:
@@ -177,7 +209,9 @@ class General(Covariance):
         return _flat(torch.autograd.grad(self.graph, self.raw, G, allow_unused=True, materialize_grads=True))
 
     def log_prior(self, theta: Vector) -> tuple[float, Vector | float]:
-        return _total([_by_autograd(self, module, prior, closure, theta) for _, module, prior, closure, _ in self.priors])
+        return _total(
+            [_by_autograd(self, module, prior, closure, theta) for _, module, prior, closure, _ in self.priors]
+        )
 
     def assign(self, theta: Vector) -> None:
         _assign(self.raw, theta)

@@ -53,20 +53,23 @@ def minimise(
     """
     ends, searches = [], []
     for number, start in enumerate(starts, 1):
-        end, search = _descend(objective, np.clip(start, *np.transpose(bounds)), bounds, steps, f"{label}, start {number} of {len(starts)}")
+        end, search = _descend(
+            objective, np.clip(start, *np.transpose(bounds)), bounds, steps, f"{label}, start {number} of {len(starts)}"
+        )
         ends.append(end)
         searches.append(search)
     losses = [search.last for search in searches]
     best = int(np.argmin(losses))
+    winner = searches[best]
     if not math.isfinite(losses[best]):
         raise NotPositiveDefinite(
-            f"the evidence could not be computed from any of {len(starts)} starts ({searches[best].reason}); "
+            f"the evidence could not be computed from any of {len(starts)} starts ({winner.reason}); "
             "raise the noise, scale the inputs or check the kernel"
         )
-    worst = searches[best]
-    if not worst.converged and worst.slope > LOOSE and steps >= EARLY:
+    if not winner.converged and winner.slope > LOOSE and steps >= EARLY:
         warnings.warn(
-            f"the fit stopped after {worst.steps} steps with a slope of {worst.slope:.2g} nats a point left; raise steps",
+            f"the fit stopped after {winner.steps} steps with a slope of {winner.slope:.2g} nats a point left; "
+            "raise steps",
             NotConverged,
             stacklevel=3,
         )
@@ -91,7 +94,9 @@ def _descend(
     options = {"maxiter": steps, "gtol": TOLERANCE, "ftol": PROGRESS, "maxcor": 20}
     result = minimize(guarded, start, jac=True, method="L-BFGS-B", bounds=bounds, callback=report, options=options)
     slope = float(np.abs(_projected(guarded.slope, guarded.where, bounds)).max(initial=0.0))
-    search = Search(first, guarded.best, slope, int(result.nit), guarded.calls, bool(result.success), str(result.message))
+    search = Search(
+        first, guarded.best, slope, int(result.nit), guarded.calls, bool(result.success), str(result.message)
+    )
     _log.info("%s, done after %d steps: log posterior %.4f a point", label, search.steps, -search.last)
     return guarded.where, search
 

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from kernelfield.core.contracts import Data, Model, Surrogate
 from kernelfield.core.mixing import Mixing, Unit
-from kernelfield.core.numerics import free_memory, require_memory
+from kernelfield.core.numerics import MEMORY_SHARE, free_memory, require_memory, threads_for
 from kernelfield.core.posterior import Elliptical
-from kernelfield.kernels.stationary import dimension_scaled
+from kernelfield.kernels.stationary import Stationary, dimension_scaled
 from kernelfield.linalg.dense import Conditional, Dense
-from kernelfield.models.covariance import covariance
+from kernelfield.models.covariance import Lazy, covariance, matrix
 from kernelfield.models.evidence import Fit, Objective, Trend, log_evidence
 from kernelfield.models.fit import Search, minimise
 
-BUFFERS = 6  # n x n doubles alive at once in a fit: K, slopes, factor, inverse and two in passing
+BUFFERS, BUFFERS_GENERAL = 4, 9  # n x n matrices alive at once in a fit, of our kernels and through autograd
 SUBSET = 512  # rows on which the starts race when there are more; the winner goes on with all
 SHIFTS = (0.0, -1.0, 1.0)  # of log lengthscales of the starts, in turn
 SHARES = (1e-2, 1e-4, 1e-1)  # of the noise in the targets' size at the starts, in turn
@@ -73,7 +73,7 @@ class Process(Model):
         self._check(data)
         kernel = self._kernel(data)
         trend = Trend.of(self.mean, data.X)
-        noise, searches = float(self.noise), []
+        noise, searches = float(self.noise), list[Search]()
         if self.steps:
             noise, searches = self._learn(kernel, data, generator)
         kernel.requires_grad_(False)
@@ -89,10 +89,11 @@ class Process(Model):
         for name, least in (("restarts", 1), ("steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        n, bytes_each = len(data.X), data.X.element_size()
-        room = math.isqrt(max(0, free_memory(data.X.device)) // (BUFFERS * bytes_each))
+        ours = not isinstance(self.kernel, Kernel) or isinstance(self.kernel, Stationary)
+        n, bytes_each = len(data.X), data.X.element_size() * (BUFFERS if ours else BUFFERS_GENERAL)
+        room = math.isqrt(int(MEMORY_SHARE * free_memory(data.X.device)) // bytes_each)
         require_memory(
-            BUFFERS * bytes_each * n * n,
+            bytes_each * n * n,
             data.X.device,
             what=f"an exact fit of {n} rows",
             remedy=f"fit a random sample of at most {room} rows instead",
@@ -113,15 +114,19 @@ class Process(Model):
     def _learn(self, kernel: Kernel, data: Data, generator: torch.Generator) -> tuple[float, list[Search]]:
         """Set the kernel's parameters to the best found; returns the noise and the record."""
         whole = self._objective(kernel, data)
+        if all(low == high for low, high in whole.bounds()):  # every hyperparameter is held
+            return float(self.noise), []
         few = _sample(data, SUBSET, generator)
         race = whole if few is data else self._objective(kernel, few)
         starts = [whole.given()]
         for i in range(self.restarts - 1):
             starts.append(race.scattered(SHIFTS[i % 3] * (1 + i // 3), SHARES[i % 3], generator))
         bounds = whole.bounds()
-        theta, searches = minimise(race, starts, bounds, self.steps, label=f"fit to {len(few.X)} rows")
+        with threads_for(len(few.X)):
+            theta, searches = minimise(race, starts, bounds, self.steps, label=f"fit to {len(few.X)} rows")
         if few is not data:
-            theta, last = minimise(whole, [theta], bounds, self.steps, label=f"fit to all {len(data.X)} rows")
+            with threads_for(len(data.X)):
+                theta, last = minimise(whole, [theta], bounds, self.steps, label=f"fit to all {len(data.X)} rows")
             searches += last
         parameters, noise = whole.split(theta)
         whole.covariance.assign(parameters)
@@ -175,17 +180,17 @@ class FittedProcess(Surrogate):
         return self.data.Y.shape[1]
 
     def posterior(self, X: Tensor, *, noise: bool = False) -> Elliptical:
-        flat = X.reshape(-1, X.shape[-1])  # one solve for all batches
-        cross = self.kernel(self.data.X, flat).to_dense()
-        explained = self.solver.whiten(cross)
-        H = self.trend(flat)
-        gap = H.mT - self.mean.basis.mT @ explained
-        unsure = torch.linalg.solve_triangular(self.mean.factor, gap, upper=False)
+        batch, flat = X.shape[:-1], X.reshape(-1, X.shape[-1])  # one solve for all batches
+        cross, H = matrix(self.kernel, self.data.X, flat), self.trend(flat)
         loc = H @ self.mean.coefficients + cross.mT @ self.weights
-        batch = X.shape[:-1]
-        explained, unsure = (t.unflatten(-1, batch).movedim(0, -2) for t in (explained, unsure))
-        added = self.noise if noise else 0.0
-        scale = Conditional(self.kernel(X), explained, unsure, added, self.outputs)
+
+        def terms() -> tuple[Tensor, Tensor]:
+            explained = self.solver.whiten(cross)
+            gap = H.mT - self.mean.basis.mT @ explained
+            unsure = torch.linalg.solve_triangular(self.mean.factor, gap, upper=False)
+            return explained.unflatten(-1, batch).movedim(0, -2), unsure.unflatten(-1, batch).movedim(0, -2)
+
+        scale = Conditional(Lazy(self.kernel, X), terms, self.noise if noise else 0.0, self.outputs)
         return Elliptical(loc.unflatten(0, batch), scale, self._scale_law(self.mean.S, len(self.data.X)))
 
     def _scale_law(self, S: float, n: int) -> Mixing:
@@ -195,7 +200,7 @@ class FittedProcess(Surrogate):
     def condition(self, data: Data) -> "FittedProcess":
         joined = self.data.joined(data)
         with torch.no_grad():
-            border = self.kernel(self.data.X, data.X).to_dense()
+            border = matrix(self.kernel, self.data.X, data.X)
             solver = self.solver.extend(border, _system(self.kernel, self.noise, data))
             trend = Trend.of(self.trend.kind, joined.X)
             return FittedProcess.of(self.kernel, self.noise, self.mixing, joined, trend, solver, self.searches)
@@ -224,7 +229,7 @@ class FittedProcess(Surrogate):
 
 def _system(kernel: Kernel, noise: float, data: Data) -> Tensor:
     """K(X, X) + noise / weight; the one place that would choose another structure."""
-    K = kernel(data.X).to_dense().clone()
+    K = matrix(kernel, data.X, data.X).clone()
     K.diagonal().add_(noise if data.weight is None else noise / data.weight)
     return K
 
@@ -244,7 +249,9 @@ def _check_inputs(kernel: Kernel, d: int) -> None:
             continue
         name, dims = type(module).__name__, module.active_dims
         if dims is not None and dims.max() >= d:
-            raise ValueError(f"active_dims of {name} names input {int(dims.max())}, and the data have {d} inputs, from 0")
+            raise ValueError(
+                f"active_dims of {name} names input {int(dims.max())}, and the data have {d} inputs, from 0"
+            )
         expected, found = (d if dims is None else len(dims)), module.ard_num_dims
         if found is not None and found != expected:
             remedy = f"make it with ard_num_dims={expected}, or choose {found} inputs by active_dims"

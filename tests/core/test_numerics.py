@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kernelfield.core.numerics import NotPositiveDefinite, cholesky, free_memory, require_memory, rounding, schur
+from kernelfield.core.numerics import (
+    NotPositiveDefinite,
+    cholesky,
+    free_memory,
+    require_memory,
+    rounding,
+    schur,
+    threads_for,
+)
 
 REGULAR = torch.tensor([[4.0, 2.0], [2.0, 3.0]], dtype=torch.float64)
 SINGULAR = torch.ones(2, 2, dtype=torch.float64) - 1e-13 * torch.eye(2, dtype=torch.float64)
@@ -48,3 +56,15 @@ def test_memory_is_refused_before_it_is_allocated():
     require_memory(free // 2, torch.device("cpu"), what="half", remedy="none")
     with pytest.raises(MemoryError, match=r"a fit needs about .* GiB of memory and .* GiB are free; use less"):
         require_memory(2 * free, torch.device("cpu"), what="a fit", remedy="use less")
+
+
+@pytest.mark.parametrize(("n", "expected"), [(10, 1), (5000, 2)])
+def test_small_loops_run_on_one_thread_and_leave_the_others_as_they_were(n, expected):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with threads_for(n):
+            inside = torch.get_num_threads()
+        assert (inside, torch.get_num_threads()) == (expected, 2)
+    finally:
+        torch.set_num_threads(before)

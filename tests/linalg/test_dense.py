@@ -30,7 +30,7 @@ def test_an_extended_factor_is_the_factor_of_the_whole():
 def test_a_conditional_matrix_has_the_diagonal_of_its_dense_form():
     prior = system(3)
     explained, trend = 0.3 * torch.randn(4, 3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
-    lazy = Conditional(prior, explained, trend, 0.5, outputs=2)
+    lazy = Conditional(prior, lambda: (explained, trend), 0.5, outputs=2)
     expect = prior - explained.mT @ explained + trend.mT @ trend + 0.5 * torch.eye(3)
     assert_close(lazy.to_dense(), torch.kron(expect, torch.eye(2)), atol=1e-12, rtol=0)
     assert_close(lazy.diagonal(), lazy.to_dense().diagonal())
@@ -38,5 +38,6 @@ def test_a_conditional_matrix_has_the_diagonal_of_its_dense_form():
 
 def test_a_variance_that_rounds_below_zero_is_not_negative():
     prior = torch.ones(1, 1, dtype=torch.float64)
-    lazy = Conditional(prior, prior * (1 + 1e-12), torch.zeros(0, 1, dtype=torch.float64), 0.0, outputs=1)
+    terms = prior * (1 + 1e-12), torch.zeros(0, 1, dtype=torch.float64)
+    lazy = Conditional(prior, lambda: terms, 0.0, outputs=1)
     assert lazy.diagonal().item() == 0.0

@@ -9,7 +9,6 @@ from torch.testing import assert_close
 from kernelfield.linalg import radial
 from kernelfield.linalg.radial import Gram
 
-
 FORMULAS = {
     radial.Rbf: lambda r2, a: torch.exp(-r2 / 2),
     radial.Matern12: lambda r2, a: torch.exp(-_root(r2)),
@@ -103,6 +102,24 @@ def test_gradients_are_finite_where_points_coincide(profile):
         assert_close(K, outputscale.expand(4, 4))
         for gradient in torch.autograd.grad(K.sum(), given((x, outputscale, shape)), retain_graph=True):
             assert gradient.isfinite().all()
+
+
+@PROFILES
+@pytest.mark.parametrize("gap", [0.0, 1e-12, 1e-9, 1e-6, 1e-4])
+def test_points_that_nearly_coincide_keep_their_distance(profile, gap):
+    _, outputscale, shape = parameters(profile)
+    x = 3.0 * torch.randn(8, 2)
+    y = x + gap  # may round: the true gap is the difference
+    expect = formula(profile, x, y, torch.ones(1, 2), outputscale, shape)
+    for K in (radial.radial(x, y, outputscale, profile(), shape), _joint(profile, x, y, outputscale, shape)):
+        assert_close(K.diagonal(), expect.diagonal(), atol=2e-14, rtol=0)
+
+
+def _joint(profile, x, y, outputscale, shape):
+    """The cross block by way of the workspace."""
+    gram = Gram(torch.cat([y, x]), profile())
+    fill = gram.fill(torch.ones(2).numpy(), outputscale.log().item(), None if shape is None else shape.item())
+    return fill[len(y) :, : len(y)]
 
 
 @PROFILES

@@ -21,7 +21,9 @@ KERNELS = {
     "isotropic": lambda: Matern(1.5),
     "some inputs": lambda: RBF(active_dims=(0, 2), ard_num_dims=2),
     "other priors": lambda: RationalQuadratic(
-        lengthscale_prior=GammaPrior(2.0, 1.0), outputscale_prior=LogNormalPrior(0.0, 1.0), alpha_prior=GammaPrior(2.0, 1.0)
+        lengthscale_prior=GammaPrior(2.0, 1.0),
+        outputscale_prior=LogNormalPrior(0.0, 1.0),
+        alpha_prior=GammaPrior(2.0, 1.0),
     ),
     "softplus": lambda: gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(2.5, ard_num_dims=3)),
     "sum with priors": lambda: RBF(lengthscale_prior=GammaPrior(2.0, 1.0)) + gpytorch.kernels.LinearKernel(),

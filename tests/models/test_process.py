@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.base import clone
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF as SklearnRBF
+from sklearn.gaussian_process.kernels import WhiteKernel
 from torch.testing import assert_close
 
 from kernelfield.core.contracts import Data
@@ -204,8 +205,6 @@ def test_fitting_improves_the_evidence_and_leaves_the_model_alone(data):
 
 def test_the_optimum_is_that_of_scikit_learn(data):
     kernel = SklearnRBF(1.0) * 1.0
-    from sklearn.gaussian_process.kernels import WhiteKernel
-
     theirs = GaussianProcessRegressor(kernel + WhiteKernel(0.1), alpha=0.0, n_restarts_optimizer=4, random_state=0)
     theirs.fit(data.X.numpy(), data.Y[:, 0].numpy())
     ours = fit(Process(RBF(), mean="zero"), data)
@@ -219,6 +218,14 @@ def test_held_parameters_stay_where_they_were_put(data):
     assert fitted.kernel.lengthscale.item() == pytest.approx(0.7)
     assert fitted.noise == pytest.approx(0.02)
     assert fitted.kernel.outputscale.item() != pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kernel", [rbf, lambda: ScaleKernel(RBFKernel())], ids=["ours", "gpytorch"])
+def test_a_model_with_everything_held_needs_no_search(kernel, data):
+    kernel = kernel().requires_grad_(False)
+    fitted = fit(Process(kernel, noise=0.05, learn_noise=False), data)
+    assert fitted.searches == ()
+    assert fitted.log_evidence == fit(Process(kernel, noise=0.05, steps=0), data).log_evidence
 
 
 GENERAL = {
@@ -313,5 +320,18 @@ def test_a_wrong_choice_is_named_with_its_remedy(model, words, data):
 def test_a_fit_too_large_for_memory_is_refused_before_it_allocates(data, monkeypatch):
     monkeypatch.setattr(process, "free_memory", lambda device: 10_000)
     monkeypatch.setattr("kernelfield.core.numerics.free_memory", lambda device: 5_000)
-    with pytest.raises(MemoryError, match=r"exact fit of 12 rows needs about .* GiB .*random sample of at most \d+ rows"):
+    with pytest.raises(
+        MemoryError, match=r"exact fit of 12 rows needs about .* GiB .*random sample of at most \d+ rows"
+    ):
         fit(Process(), data)
+
+
+def test_a_sum_with_a_kernel_of_low_rank_is_factored_by_us_alone(data):
+    kernel = ScaleKernel(RBFKernel()) + ScaleKernel(gpytorch.kernels.LinearKernel())
+    fitted = fit(Process(kernel, steps=0), data)
+    with torch.no_grad():
+        base, line = kernel.kernels
+        expect = base.outputscale * torch.exp(-((XS - XS.mT) ** 2) / (2 * base.base_kernel.lengthscale**2))
+        expect = expect + line.outputscale * line.base_kernel.variance.squeeze() * XS @ XS.mT
+    assert_close(fitted.posterior(XS).scale.prior.to_dense().detach(), expect)
+    assert_close(fitted.posterior(XS).scale.prior.diagonal().detach(), expect.diagonal())

@@ -1,0 +1,104 @@
+"""Scaling between the user's units and a model's units.
+
+Models see inputs and outputs of weighted mean zero and variance one. With u = (y - shift) / scale
+a law of u becomes one of y by `Posterior.affine`, and densities change by the factor 1 / scale:
+
+    log p(y) = log p(u) - sum over rows and outputs of log(scale).
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kernelfield.core.contracts import Data, Surrogate
+from kernelfield.core.posterior import Posterior
+from kernelfield.models.process import FittedProcess
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """u = (x - shift) / scale, column by column; shift and scale have shape (k,)."""
+
+    shift: Tensor
+    scale: Tensor
+
+    @classmethod
+    def standardising(cls, x: Tensor, weight: Tensor | None = None) -> "Affine":
+        """Zero mean and unit variance of x (n, k), row i counted weight[i] times.
+
+        A constant column is only shifted, to zeros exactly.
+
+        >>> Affine.standardising(torch.tensor([[1.0], [3.0]]), torch.tensor([3.0, 1.0])).shift.item()
+        1.5
+        """
+        constant = x.amin(0) == x.amax(0)
+        share = torch.ones_like(x[:, 0]) if weight is None else weight / weight.max()
+        share = (share / share.sum()).unsqueeze(-1)
+        # Powers of two scale without rounding, so squares neither overflow nor vanish.
+        size = torch.ldexp(torch.ones_like(x[0]), torch.frexp(x.abs().amax(0)).exponent - 1)
+        unit = x / size
+        mean = (share * unit).sum(0)
+        spread = (share * (unit - mean).square()).sum(0).sqrt()
+        constant_or_nearly = constant | (spread == 0)  # the square of a tiny weighted spread may vanish
+        return cls(torch.where(constant, x[0], size * mean), torch.where(constant_or_nearly, 1.0, size * spread))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x - self.shift) / self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled(Surrogate):
+    """A surrogate that takes X and answers y in the user's units; itself a surrogate."""
+
+    inner: Surrogate
+    to_model_X: Affine
+    to_model_y: Affine
+
+    @property
+    def outputs(self) -> int:
+        return self.inner.outputs
+
+    @property
+    def log_evidence(self) -> float:
+        """The log density of the training targets, in nats, y in the user's units.
+
+        Errors: NotImplementedError if the model has no evidence.
+        """
+        if not isinstance(self.inner, FittedProcess):
+            raise NotImplementedError(f"{type(self.inner).__name__} has no evidence; compare models by their scores")
+        rows = len(self.inner.data.X)
+        return float(self.inner.log_evidence) - rows * float(self.to_model_y.scale.log().sum())
+
+    def posterior(self, X: Tensor, *, noise: bool = False) -> Posterior:
+        law = self.inner.posterior(self.to_model_X(X), noise=noise)
+        return law.affine(self.to_model_y.scale, self.to_model_y.shift)
+
+    def hyperparameters(self) -> dict[str, float | list[float]]:
+        """The names of the model, in the user's units where they are clear.
+
+        Noise and the kernel's own output scale are in squared units of y (one value an output),
+        lengthscales in those of their inputs. In standardised units stay: what is inside a sum
+        or product of kernels and not a lengthscale, and one lengthscale for several inputs.
+        """
+        values = self.inner.hyperparameters()
+        square = self.to_model_y.scale.square()
+        for name, value in values.items():
+            kernel, _, last = name.rpartition(".")
+            if name in ("noise", "outputscale") and isinstance(value, float):
+                values[name] = _plain(value * square)
+            elif last == "lengthscale" and isinstance(self.inner, FittedProcess):
+                dims = self.inner.kernel.get_submodule(kernel).active_dims
+                scale = self.to_model_X.scale if dims is None else self.to_model_X.scale[dims]
+                lengths = torch.as_tensor(value).to(scale).reshape(-1)
+                if lengths.shape == scale.shape:
+                    values[name] = _plain(lengths * scale)
+        return values
+
+    def condition(self, data: Data) -> "Scaled":
+        inside = Data(self.to_model_X(data.X), self.to_model_y(data.Y), data.weight)
+        return replace(self, inner=self.inner.condition(inside))
+
+
+def _plain(values: Tensor) -> float | list[float]:
+    return values.item() if len(values) == 1 else values.tolist()

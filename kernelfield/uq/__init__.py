@@ -1,0 +1,1 @@
+"""Uncertainty quantification: scores and reports of any posterior."""

@@ -1,0 +1,117 @@
+"""Imports go one way. The table here is the architecture; change it here first."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "kernelfield"
+SEES = {  # layer: the layers it may import from, beside itself
+    "core": set(),
+    "linalg": {"core"},
+    "kernels": {"core", "linalg"},
+    "models": {"core", "linalg", "kernels"},
+    "estimators": {"core", "linalg", "kernels", "models"},
+    "bo": {"core", "models", "estimators"},
+    "uq": {"core"},
+    "data": {"core"},
+    "tabular": {"core", "models", "estimators", "uq", "data"},
+    "cli": {"core", "models", "estimators", "uq", "data", "tabular"},
+    "__main__": {"cli"},
+}
+DOORS = {  # a heavy or optional package enters through these layers only
+    "botorch": {"bo"},
+    "gpytorch": {"kernels", "models", "estimators"},
+    "jinja2": {"uq"},
+    "linear_operator": {"linalg", "kernels", "models"},
+    "matplotlib": {"uq"},
+    "pandas": {"data", "tabular", "cli"},
+    "pyarrow": {"data"},
+    "pykeops": {"linalg"},
+    "rich": {"cli"},
+    "safetensors": {"estimators"},
+    "sklearn": {"core", "estimators", "cli"},
+    "typer": {"cli"},
+}
+SINGLE = {"jinja2", "matplotlib", "pykeops", "botorch"}  # optional: one file imports it and names the extra
+VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
+
+SOURCES = sorted(p for p in ROOT.rglob("*.py") if p.name != "__init__.py")
+FILES = [*SOURCES, *sorted((ROOT.parent / "tests").rglob("*.py")), *sorted((ROOT.parent / "benchmarks").rglob("*.py"))]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT.parent))
+
+
+def layer(path: Path) -> str:
+    return Path(path.relative_to(ROOT).parts[0]).stem
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file names in its import statements, wherever they stand."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)}: relative import; write the full name"
+            assert node.module is not None
+            assert all(alias.name != "*" for alias in node.names), f"{name(path)}: name what is imported"
+            yield node.module
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_imports_come_from_lower_layers(path: Path) -> None:
+    here = layer(path)
+    for module in imported(path):
+        parts = module.split(".")
+        if parts[0] == "kernelfield":
+            assert len(parts) >= 2, f"{module}: import the module that defines the name"
+            assert parts[1] == here or parts[1] in SEES[here], f"{here} may not import {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_heavy_packages_enter_at_their_doors(path: Path) -> None:
+    for module in imported(path):
+        doors = DOORS.get(module.split(".")[0])
+        assert doors is None or layer(path) in doors, f"{module} may only be imported in {sorted(doors)}"
+
+
+@pytest.mark.parametrize("package", sorted(SINGLE))
+def test_an_optional_package_is_imported_in_one_file(package: str) -> None:
+    importers = [name(p) for p in SOURCES if package in {m.split(".")[0] for m in imported(p)}]
+    assert len(importers) <= 1, importers
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_imports_stand_at_the_top_of_a_file(path: Path) -> None:
+    nested = [
+        node.lineno
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert not nested, f"imports inside functions at lines {nested}"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*/__init__.py")), ids=name)
+def test_a_package_is_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    assert len(tree.body) == 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_files_are_short_and_named_by_their_subject(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+    assert path.stem not in VAGUE
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_every_file_is_tested_beside_its_mirror(path: Path) -> None:
+    """`kernelfield/a/b.py` is tested by `tests/a/test_b.py`, or by another test of its folder."""
+    folder = ROOT.parent / "tests" / path.relative_to(ROOT).parent
+    own = path.parent == ROOT and path.stem != "__main__"
+    assert any(folder.glob(f"test_{path.stem}.py" if own else "test_*.py"))
