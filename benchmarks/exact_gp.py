@@ -35,6 +35,7 @@ DATA = {
 }
 SIZES = (50, 100, 200, 500, 1000, 2000)  # rows of the table of single evaluations
 INPUTS = 6
+BURST, ROUNDS = 0.05, 11  # seconds of calls in a row of one library, and how often
 
 
 def main() -> None:
@@ -289,7 +290,7 @@ def evaluations() -> dict:
             "GPyTorch": gpytorch_evaluation(gpytorch, X, Y[:, 0]),
             "floor": lambda A=A: torch.cholesky_inverse(torch.linalg.cholesky_ex(A)[0]),
         }
-        table[str(n)] = interleaved(calls, rounds=max(5, min(200, 200_000 // n)) if n < 1000 else 7)
+        table[str(n)] = interleaved(calls)
     return table
 
 
@@ -313,15 +314,22 @@ def gpytorch_evaluation(gpytorch, X, y) -> Callable:
     return evaluate
 
 
-def interleaved(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
-    """Median CPU milliseconds of each call, taken in turn."""
+def interleaved(calls: dict[str, Callable]) -> dict[str, float]:
+    """Median CPU milliseconds of each call, in bursts as a fit makes them, the libraries in turn."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + 2):
+    bursts = {}
+    for name, call in calls.items():
+        call()
+        start = time.process_time()
+        call()
+        bursts[name] = max(1, int(BURST / (time.process_time() - start)))
+    for _ in range(ROUNDS):
         for name, call in calls.items():
-            start = time.process_time_ns()
-            call()
-            if turn > 1:
-                times[name].append((time.process_time_ns() - start) * 1e-6)
+            call()  # whatever the library before left in the caches is out of the way
+            start = time.process_time()
+            for _ in range(bursts[name]):
+                call()
+            times[name].append(1e3 * (time.process_time() - start) / bursts[name])
     return {name: float(np.median(values)) for name, values in times.items()}
 
 

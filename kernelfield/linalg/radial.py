@@ -245,12 +245,16 @@ class Gram:
         self.z, self.z2 = self.basis[:, 1 : d + 1], self.basis[:, d + 1 :]
         self.norm, self.log_scale, self.alpha = X.new_empty(n), X.new_empty(()), X.new_empty(())
         step = max(1, TILE // n)
+        self.scratch = X.new_empty(min(step, n) * n)
         self.tiles = [self._tile(slice(start, min(start + step, n))) for start in range(0, n, step)]
 
     def _tile(self, rows: slice) -> "_Tile":
         columns = slice(0, rows.stop)
+        a = self.scratch[: (rows.stop - rows.start) * rows.stop].view(-1, rows.stop)
         return _Tile(
             (rows, columns),
+            a,
+            a[:, rows],
             self.z[rows],
             self.z[columns].mT,
             self.norm[rows, None],
@@ -270,11 +274,11 @@ class Gram:
         torch.sum(self.z2, 1, out=self.norm)
         self.log_scale.fill_(log_outputscale)
         for tile in self.tiles:
-            a = torch.addmm(tile.column_norm, tile.z, tile.other_z, alpha=-2)
+            a = torch.addmm(tile.column_norm, tile.z, tile.other_z, alpha=-2, out=tile.a)
             a.add_(tile.row_norm).clamp_min_(0)
             if self.profile.kinked:
                 _refine(a, tile.z, tile.other_z.mT)
-            a[:, tile.place[0]].fill_diagonal_(0)
+            tile.a_square.fill_diagonal_(0)
             if self.shape_slopes is None or shape is None:
                 self.profile.tile(a, self.log_scale, tile.K, tile.S, None)
             else:
@@ -294,7 +298,8 @@ class Gram:
         d = self.X.shape[1]
         total = self.X.new_zeros(2 * d + 1, 2 * d + 1)  # basis' (S o G) basis
         for tile in self.tiles:
-            total.addmm_(tile.row_basis, torch.mul(tile.S, G[tile.place]) @ tile.column_basis)
+            part = G if len(self.tiles) == 1 else G[tile.place]
+            total.addmm_(tile.row_basis, torch.mul(tile.S, part) @ tile.column_basis)
         M = total.cpu().numpy()
         # sum_ij W_ij (z_i - z_j)^2, from the products of 1, z and z^2.
         slope = M[d + 1 :, 0] + M[0, d + 1 :] - 2 * M.diagonal()[1 : d + 1]
@@ -308,6 +313,8 @@ class _Tile(NamedTuple):
     """Views of the buffers of a `Gram` for one block of rows, up to its diagonal."""
 
     place: tuple[slice, slice]
+    a: Tensor
+    a_square: Tensor
     z: Tensor
     other_z: Tensor
     row_norm: Tensor
