@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 JITTER = (0.0, 1e-10, 1e-8, 1e-6)  # relative to the mean of the diagonal
-SMALL = 800  # rows below which a second thread costs more than it computes, and far more on a busy machine
+SMALL = 1500  # rows below which a second thread costs a fit more than it computes, and far more on a busy machine
 MEMORY_SHARE = 0.9  # of the free memory; the rest is left to whatever else the process holds
 
 
