@@ -41,7 +41,7 @@ class Profile(ABC):
 
     @abstractmethod
     def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
-        """Write K and S (*b, rows, columns) for a = stretch * r^2, which may be overwritten."""
+        """Write K and S (*b, rows, columns) for a = stretch * r^2, lost unless `shaped`."""
 
     def shape_slope(self, a: Tensor, K: Tensor, shape: Tensor) -> Tensor:
         """dK / dlog shape, of the shape of K."""
@@ -163,7 +163,7 @@ class _Radial(torch.autograd.Function):
                 G = G + grad[..., columns, rows].mT
                 G[..., rows] *= 0.5
             K, S = torch.empty_like(a), torch.empty_like(a)
-            profile.tile(a.clone() if profile.shaped else a, log_scale, K, S, column)
+            profile.tile(a, log_scale, K, S, column)
             total += (G * K).sum((-2, -1))
             if profile.shaped:
                 shape_total += (G * profile.shape_slope(a, K, column)).sum((-2, -1))
@@ -241,8 +241,9 @@ class Gram:
         self.squares = self.X.square()
         self.K, self.S = X.new_empty(n, n), X.new_empty(n, n)
         self.shape_slopes = X.new_empty(n, n) if profile.shaped else None
-        self.basis = X.new_ones(n, 2 * d + 1)  # [1, z, z^2]
-        self.z, self.z2 = self.basis[:, 1 : d + 1], self.basis[:, d + 1 :]
+        self.basis = torch.cat([X.new_ones(n, 1), self.X, self.squares], 1)
+        self.inverse = np.ones(d)  # 1 / lengthscale^2
+        self.z = torch.empty_like(self.X)
         self.norm, self.log_scale, self.alpha = X.new_empty(n), X.new_empty(()), X.new_empty(())
         step = max(1, TILE // n)
         self.scratch = X.new_empty(min(step, n) * n)
@@ -254,7 +255,7 @@ class Gram:
         return _Tile(
             (rows, columns),
             a,
-            a[:, rows],
+            a[:, rows].diagonal(),
             self.z[rows],
             self.z[columns].mT,
             self.norm[rows, None],
@@ -268,17 +269,18 @@ class Gram:
 
     def fill(self, lengthscale: np.ndarray, log_outputscale: float, shape: float | None = None) -> Tensor:
         """The lower triangle of K (n, n), overwritten by the next call; its diagonal is exact."""
-        inverse = torch.from_numpy(self.profile.stretch**0.5 / lengthscale).to(self.X)
+        scale = 1 / np.broadcast_to(lengthscale, self.X.shape[1:])
+        self.inverse = scale**2
+        inverse = torch.from_numpy(scale * self.profile.stretch**0.5).to(self.X)
         torch.mul(self.X, inverse, out=self.z)
-        torch.mul(self.squares, inverse.square_(), out=self.z2)
-        torch.sum(self.z2, 1, out=self.norm)
+        torch.mv(self.squares, inverse.square_(), out=self.norm)
         self.log_scale.fill_(log_outputscale)
         for tile in self.tiles:
             a = torch.addmm(tile.column_norm, tile.z, tile.other_z, alpha=-2, out=tile.a)
             a.add_(tile.row_norm).clamp_min_(0)
             if self.profile.kinked:
                 _refine(a, tile.z, tile.other_z.mT)
-            tile.a_square.fill_diagonal_(0)
+            tile.a_diagonal.zero_()
             if self.shape_slopes is None or shape is None:
                 self.profile.tile(a, self.log_scale, tile.K, tile.S, None)
             else:
@@ -296,17 +298,17 @@ class Gram:
         Returns the derivatives in log lengthscale (d,) and log shape.
         """
         d = self.X.shape[1]
-        total = self.X.new_zeros(2 * d + 1, 2 * d + 1)  # basis' (S o G) basis
+        total = self.X.new_zeros(2 * d + 1, 2 * d + 1)  # basis' (S o G) basis, with basis [1, x, x^2]
         for tile in self.tiles:
             part = G if len(self.tiles) == 1 else G[tile.place]
             total.addmm_(tile.row_basis, torch.mul(tile.S, part) @ tile.column_basis)
         M = total.cpu().numpy()
-        # sum_ij W_ij (z_i - z_j)^2, from the products of 1, z and z^2.
+        # sum_ij W_ij (x_i - x_j)^2, from the products of 1, x and x^2.
         slope = M[d + 1 :, 0] + M[0, d + 1 :] - 2 * M.diagonal()[1 : d + 1]
         shape = None
         if self.shape_slopes is not None:
             shape = 2 * sum((self.shape_slopes[tile.place] * G[tile.place]).sum().item() for tile in self.tiles)
-        return slope * (2 * self.profile.gain / self.profile.stretch), shape
+        return slope * self.inverse * (2 * self.profile.gain), shape
 
 
 class _Tile(NamedTuple):
@@ -314,7 +316,7 @@ class _Tile(NamedTuple):
 
     place: tuple[slice, slice]
     a: Tensor
-    a_square: Tensor
+    a_diagonal: Tensor
     z: Tensor
     other_z: Tensor
     row_norm: Tensor

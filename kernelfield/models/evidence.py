@@ -154,7 +154,7 @@ class Objective:
         alpha = solver.unwhiten(residual)
         inverse = torch.cholesky_inverse(solver.factor)
         G = inverse.addmm_(alpha, alpha.mT, beta=-m / 2, alpha=-slope)
-        from_noise = (spread * G.trace() if self.precision is None else (spread * G.diagonal()).sum()).item()
+        from_noise = noise * (G.trace() if self.precision is None else torch.dot(self.precision, G.diagonal())).item()
         # tr(G A) in closed form spares a pass over K.
         gradient = self.covariance.pull(G, -slope * S - 0.5 * n * m - from_noise)
         return value, np.append(gradient, from_noise) if self.learn else gradient
@@ -166,8 +166,9 @@ def _profiled(whitened: Tensor, m: int) -> tuple[float, Tensor]:
     match H.shape[1]:
         case 0:
             residual = Y
-        case 1:  # the constant mean: no library call for one number
-            residual = torch.addmm(Y, H, (H.mT @ Y).div_(H.mT @ H), alpha=-1)
+        case 1:  # the constant mean: no solver for one number
+            products = H.mT @ whitened
+            residual = torch.addmm(Y, H, products[:, :m].div_(products[:, m:]), alpha=-1)
         case _:
             residual = torch.addmm(Y, H, torch.linalg.solve(H.mT @ H, H.mT @ Y), alpha=-1)
     flat = residual.reshape(-1)
