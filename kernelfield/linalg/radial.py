@@ -17,8 +17,8 @@ half is computed, and its diagonal is exact.
 Sources: Rasmussen & Williams (2006), eq. (4.9), (4.14), (4.17), (4.19) and (5.9).
 """
 
-import math
 from abc import ABC, abstractmethod
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -289,7 +289,6 @@ class Gram:
                 self.shape_slopes[tile.place] = self.profile.shape_slope(a, tile.K, self.alpha)
                 self.shape_slopes[tile.place[0], tile.place[0]] *= 0.5
             tile.square.mul_(0.5)  # it holds both halves, where the rest stands for two
-        self.K.diagonal().fill_(math.exp(log_outputscale))
         return self.K
 
     def pull(self, G: Tensor) -> tuple[np.ndarray, float | None]:
@@ -298,11 +297,10 @@ class Gram:
         Returns the derivatives in log lengthscale (d,) and log shape.
         """
         d = self.X.shape[1]
-        total = self.X.new_zeros(2 * d + 1, 2 * d + 1)  # basis' (S o G) basis, with basis [1, x, x^2]
-        for tile in self.tiles:
-            part = G if len(self.tiles) == 1 else G[tile.place]
-            total.addmm_(tile.row_basis, torch.mul(tile.S, part) @ tile.column_basis)
-        M = total.cpu().numpy()
+        whole = len(self.tiles) == 1
+        weighted = ((tile, torch.mul(tile.S, G if whole else G[tile.place])) for tile in self.tiles)
+        parts = [tile.row_basis @ (W @ tile.column_basis) for tile, W in weighted]
+        M = reduce(torch.add, parts).cpu().numpy()  # basis' (S o G) basis, with basis [1, x, x^2]
         # sum_ij W_ij (x_i - x_j)^2, from the products of 1, x and x^2.
         slope = M[d + 1 :, 0] + M[0, d + 1 :] - 2 * M.diagonal()[1 : d + 1]
         shape = None

@@ -149,7 +149,7 @@ class Objective:
         whitened = solver.whiten(self.YH)
         S, residual = _profiled(whitened, m)
         value, slope = self.mixing.log_expectation(S, n * m)
-        value += -0.5 * m * solver.logdet().item() - 0.5 * n * m * math.log(2 * math.pi)
+        value -= m * solver.factor.diagonal().log().sum().item() + 0.5 * n * m * math.log(2 * math.pi)
 
         alpha = solver.unwhiten(residual)
         inverse = torch.cholesky_inverse(solver.factor)
@@ -166,9 +166,9 @@ def _profiled(whitened: Tensor, m: int) -> tuple[float, Tensor]:
     match H.shape[1]:
         case 0:
             residual = Y
-        case 1:  # the constant mean: no solver for one number
-            products = H.mT @ whitened
-            residual = torch.addmm(Y, H, products[:, :m].div_(products[:, m:]), alpha=-1)
+        case 1 if m == 1:  # one number of a constant mean: no solver for it
+            of_Y, of_H = (H.mT @ whitened).flatten().tolist()
+            residual = torch.sub(Y, H, alpha=of_Y / of_H)
         case _:
             residual = torch.addmm(Y, H, torch.linalg.solve(H.mT @ H, H.mT @ Y), alpha=-1)
     flat = residual.reshape(-1)
