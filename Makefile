@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint coverage docs bench clean
+.PHONY: help demo test test-all lint coverage docs bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -16,7 +16,10 @@ help:  ## list these targets
 demo: $(INSTALLED)  ## fit four models to real data, print a table, write a report
 	$(BIN)/kernelfield demo
 
-test: lint  ## lint, types and the whole test suite
+test: lint  ## lint, types and the test suite, but for its slow tests
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: lint  ## lint, types and the whole test suite
 	$(BIN)/python -m pytest -q
 
 lint: $(INSTALLED)  ## ruff and mypy
@@ -35,6 +38,7 @@ docs: $(DOCS_INSTALLED)  ## the manual as HTML in build/docs
 bench: $(INSTALLED)  ## measure beside other packages, for an hour or so; on real data too if KERNELFIELD_DATA names them
 	$(BIN)/python benchmarks/exact_gp.py
 	$(BIN)/python benchmarks/restarts.py
+	$(BIN)/python benchmarks/infinite_width.py
 	[ -z "$$KERNELFIELD_DATA" ] || $(BIN)/python benchmarks/uci.py
 
 clean:  ## remove the environment and everything that was built

@@ -10,9 +10,10 @@ ROOT = Path(__file__).parent.parent / "kernelfield"
 SEES = {  # layer: the layers it may import from, beside itself
     "core": set(),
     "linalg": {"core"},
-    "kernels": {"core", "linalg"},
-    "models": {"core", "linalg", "kernels"},
-    "estimators": {"core", "linalg", "kernels", "models"},
+    "nets": {"core"},
+    "kernels": {"core", "linalg", "nets"},
+    "models": {"core", "linalg", "nets", "kernels"},
+    "estimators": {"core", "linalg", "nets", "kernels", "models"},
     "bo": {"core", "models", "estimators"},
     "uq": {"core"},
     "data": {"core"},

@@ -83,7 +83,7 @@ class Stationary(Kernel):
         return None
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
-        same = x1 is x2 or (not x2.requires_grad and x1.shape == x2.shape and torch.equal(x1, x2))
+        same = coincide(x1, x2)
         outputscale, shape = self.outputscale, self._shape()
         if diag and same:
             batch = torch.broadcast_shapes(x1.shape[:-2], self.batch_shape)
@@ -180,6 +180,14 @@ class RationalQuadratic(Stationary):
     @property
     def profile(self) -> Profile:
         return radial.RationalQuadratic()
+
+
+def coincide(x1: Tensor, x2: Tensor) -> bool:
+    """Whether two arguments of a kernel are one set of points, so that its matrix is symmetric.
+
+    GPyTorch copies and expands its arguments. Values that are differentiated may differ next.
+    """
+    return x1 is x2 or (not x2.requires_grad and x1.shape == x2.shape and torch.equal(x1, x2))
 
 
 def logarithmic() -> Positive:

@@ -1,0 +1,240 @@
+"""Elementwise nonlinearities and their Gaussian duals.
+
+The dual of an activation phi is the pair of expectations over jointly Gaussian (u, v)
+
+    tau = E[phi(u) phi(v)]    and    E[phi'(u) phi'(v)] = dtau / dcov(u, v),
+
+which carry the NNGP and the NTK through the activation. With a and b the standard deviations of
+u and v, e their haversine, and a', b', e' those of the outputs, z standard normal and s(e) the
+second expectation,
+
+    e' = (1 - tau / (a' b')) / 2
+       = E[(phi(a z) / a' - phi(b z) / b')^2] / 4 + a b / (a' b') int_0^e s(t) dt.
+
+The first line cancels where the outputs nearly coincide; the second, whose terms are positive,
+takes over there. Odd and even functions turn opposite inputs into coincident ones.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from kernelfield.nets.algebra import Layer
+from kernelfield.nets.points import NEAR
+from kernelfield.nets.state import CovState, Wanted
+
+# Gauss-Legendre in t = e x^2: a kink of phi makes the slope a function of the root of e.
+SPAN, SHARE = (0.5 * v for v in np.polynomial.legendre.leggauss(4))
+SPAN = SPAN + 0.5
+
+
+class Activation(Layer):
+    """An elementwise nonlinearity on a Gaussian layer."""
+
+    @abstractmethod
+    def phi(self, u: Tensor) -> Tensor:
+        """The function itself."""
+
+    @abstractmethod
+    def rule(self, state: CovState) -> CovState:
+        """Moments of phi(u) from those of u."""
+
+    def propagate(self, state: CovState) -> CovState:
+        return state.lift(self.rule)
+
+    def module(self, fan_in: int, width: int, fan_out: int) -> tuple[nn.Module, int]:
+        return Pointwise(self), fan_in
+
+    def gaussian(self, before: bool) -> bool:
+        if not before:
+            raise ValueError(
+                f"{type(self).__name__} needs a Gaussian layer such as Dense or Conv before it: behind an "
+                "activation, a product, a concatenation or the bare inputs it has no closed form"
+            )
+        return False
+
+    def wanted(self, after: Wanted) -> Wanted:
+        return replace(after, std=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Jointly Gaussian (u, v): the haversine of their angle and their standard deviations."""
+
+    haversine: Tensor
+    std1: Tensor
+    std2: Tensor
+
+    @cached_property
+    def both(self) -> Tensor:
+        """The product of the standard deviations."""
+        return self.std1 * self.std2
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        return (1 - 2 * self.haversine) * self.both
+
+    @cached_property
+    def var1(self) -> Tensor:
+        return self.std1.square()
+
+    @cached_property
+    def var2(self) -> Tensor:
+        return self.std2.square()
+
+    @cached_property
+    def gap(self) -> Tensor:
+        """The determinant var1 var2 - covariance^2."""
+        return 4 * self.both.square() * self.haversine * (1 - self.haversine)
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """E[(u - v)^2] / 2."""
+        return 0.5 * (self.std1 - self.std2).square() + 2 * self.haversine * self.both
+
+
+class Smooth(Activation):
+    """An activation whose dual is a function of the haversine and the standard deviations."""
+
+    @abstractmethod
+    def value(self, pair: Pair) -> Tensor:
+        """E[phi(u) phi(v)]; broadcasts what a pair holds."""
+
+    @abstractmethod
+    def slope(self, pair: Pair) -> Tensor:
+        """E[phi'(u) phi'(v)]."""
+
+    @property
+    def parity(self) -> int:
+        """1 for an even function, -1 for an odd one, 0 for neither."""
+        return 0
+
+    def variance(self, std: Tensor) -> Tensor:
+        """E[phi(u)^2]."""
+        return self.value(Pair(torch.zeros_like(std), std, std))
+
+    def standardised(self, std: Tensor) -> Tensor:
+        """Values (k, *std.shape) of phi(std z) at points z, with weights whose squares sum to one.
+
+        Inner products over k are E[phi(a z) phi(b z)] / (a' b').
+        """
+        nodes, weights = (t.to(std).reshape(-1, *[1] * std.ndim) for t in NORMAL)
+        values = self.phi(nodes * std) * weights
+        return values / root(values.square().sum(0)).clamp_min(torch.finfo(std.dtype).tiny)
+
+    def unlike(self, pair: Pair) -> Tensor:
+        """E[(phi(a z) / a' - phi(b z) / b')^2] / 2: what e' owes to the standard deviations alone."""
+        return _Apart.apply(self.standardised(pair.std1), self.standardised(pair.std2))
+
+    def rule(self, state: CovState) -> CovState:
+        before, opposed = Pair(state.haversine, state.std1, state.std2), None
+        if self.parity:
+            opposed = state.haversine > 0.5
+            before = replace(before, haversine=torch.where(opposed, 1 - state.haversine, state.haversine))
+        std1, std2 = (root(self.variance(s)) for s in (state.std1, state.std2))
+        haversine = self._haversine(before, std1 * std2)
+        tangent = None if state.tangent is None else state.tangent * self.slope(before)
+        if opposed is not None and self.parity < 0:
+            haversine = torch.where(opposed, 1 - haversine, haversine)
+        elif opposed is not None and tangent is not None:
+            tangent = torch.where(opposed, -tangent, tangent)
+        return state.with_std(std1, std2, haversine, tangent)
+
+    def _haversine(self, before: Pair, both: Tensor) -> Tensor:
+        """e', by the line of the module docstring that does not cancel."""
+        positive = both > 0
+        both = torch.where(positive, both, 1)
+        after = (1 - self.value(before) / both) / 2
+        different = positive & ((before.haversine > 0) | (before.std1 != before.std2))
+        near = different & (after < torch.finfo(after.dtype).eps ** NEAR)
+        if near.any():
+            e = torch.where(near, before.haversine, 0)
+            mean = sum(
+                2 * w * x * self.slope(replace(before, haversine=e * x**2)) for x, w in zip(SPAN, SHARE, strict=True)
+            )
+            after = torch.where(near, 0.5 * self.unlike(before) + before.both / both * e * mean, after)
+        return torch.where(different, after, 0).clamp(0, 1)
+
+
+class Pointwise(nn.Module):
+    """An activation as a module."""
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation.phi(x)
+
+
+def root(variance: Tensor) -> Tensor:
+    """The square root, with a finite slope at zero."""
+    positive = variance > 0
+    return torch.where(positive, variance, 1).sqrt() * positive
+
+
+def angle(haversine: Tensor) -> Tensor:
+    """2 asin sqrt(e), with slope 0 at both ends.
+
+    There the true slope is infinite, but e is at its extreme and does not move with the inputs.
+    """
+    return _Angle.apply(haversine) if haversine.requires_grad else 2 * haversine.sqrt().asin()
+
+
+class _Angle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, e: Tensor) -> Tensor:
+        ctx.save_for_backward(e)
+        return 2 * e.sqrt().asin()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (e,) = ctx.saved_tensors
+        square = e * (1 - e)
+        return torch.where(square > 0, grad * square.rsqrt(), 0)
+
+
+class _Apart(torch.autograd.Function):
+    """sum_k (f_k - g_k)^2 / 2 for all pairs, without an array of all k and pairs at once."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, g: Tensor) -> Tensor:
+        ctx.save_for_backward(f, g)
+        total = (f[0] - g[0]).square_()
+        for u, v in zip(f[1:], g[1:], strict=True):
+            difference = u - v
+            total.addcmul_(difference, difference)
+        return total.mul_(0.5)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        f, g = ctx.saved_tensors
+        by_f, by_g = torch.empty_like(f), torch.empty_like(g)
+        for k in range(len(f)):
+            part = grad * (f[k] - g[k])
+            by_f[k], by_g[k] = part.sum_to_size(f[k].shape), -part.sum_to_size(g[k].shape)
+        return by_f, by_g
+
+
+def _normal(step: float = 0.08, finest: float = 0.08, end: float = 14.0) -> tuple[Tensor, Tensor]:
+    """Points and square roots of weights of the standard normal law, denser near zero.
+
+    The trapezoidal rule in t for z = finest sinh t: exponentially accurate for analytic functions,
+    with features down to `finest` wide.
+    """
+    count = int(np.ceil(np.arcsinh(end / finest) / step))
+    t = step * (np.arange(-count, count) + 0.5)
+    z = finest * np.sinh(t)
+    weights = step * finest * np.cosh(t) * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    return torch.from_numpy(z), torch.from_numpy(np.sqrt(weights))
+
+
+NORMAL = _normal()

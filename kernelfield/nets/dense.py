@@ -1,0 +1,211 @@
+"""Dense layers and dropout.
+
+With w and b the scales of weights and biases and K, T the NNGP and NTK of a layer's input, a
+dense layer gives, in the NTK parameterisation,
+
+    K' = w^2 K + b^2,    T' = K' + w^2 T.
+
+In the standard one the parameters themselves have the standard deviations w / sqrt(fan_in) and
+b; gradients are larger by the width, and T' = (fan_in / s_in) K + w^2 T + 1, the 1 for a bias.
+
+Haversines follow without cancellation. A bias adds to each input a direction that all share;
+with phi the angle it turns an input of size a by, tan phi = b / (w a), they obey
+
+    e' = cos phi_1 cos phi_2 e + sin^2((phi_1 - phi_2) / 2).
+
+Sources: Lee et al. (2018), eq. (4)-(5); Jacot et al. (2018), theorem 1; Sohl-Dickstein et al.
+(2020), "On the infinite width limit of neural networks with a standard parameterization".
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from kernelfield.nets.algebra import Layer, hypotenuse
+from kernelfield.nets.state import CovState, Wanted
+
+Scale = float | Tensor
+UNKNOWN = -1  # a number of inputs that only the first of them show, as behind Flatten
+
+
+@dataclass(frozen=True)
+class Dense(Layer):
+    """y = w W x / sqrt(fan_in) + b B, with W and B standard normal.
+
+    w: one scale, or a tuple with one for each input (on the first layer of a network alone).
+    b: the scale of the biases; None for a layer without, 0.0 for biases that start at zero.
+    width: None for the NTK parameterisation; the number of outputs for the standard one.
+    scaling: (s_in, s_out), the factors by which the two sides of the weight matrix of the
+        standard parameterisation are widened in the limit.
+
+    Errors: ValueError for a negative scale, and for a standard layer behind one of unknown width.
+    """
+
+    w: Scale | tuple[Scale, ...] = 1.0
+    b: Scale | None = None
+    width: int | None = None
+    scaling: tuple[int, int] = (1, 1)
+    sets_width = True
+
+    def __post_init__(self) -> None:
+        for scale in (*(self.w if isinstance(self.w, tuple) else (self.w,)), self.b):
+            refuse_negative(self, scale)
+
+    def propagate(self, state: CovState) -> CovState:
+        if isinstance(self.w, tuple):
+            state = _weighted(state, self.w)
+            return replace(state.lift(lambda s: affine(s, 1.0, self.b, self._fan_in(state))), width=self.width)
+        w = self.w
+        return replace(state.lift(lambda s: affine(s, w, self.b, self._fan_in(state))), width=self.width)
+
+    def module(self, fan_in: int, width: int, fan_out: int) -> tuple[nn.Module, int]:
+        size = fan_out if self.width is None else self.width
+        w = torch.tensor(self.w) if isinstance(self.w, tuple) else float(self.w)
+        return Affine(fan_in, size, w, self.b, standard=self.width is not None), size
+
+    def gaussian(self, before: bool) -> bool:
+        return True
+
+    def wanted(self, after: Wanted) -> Wanted:
+        return replace(after, points=isinstance(self.w, tuple) or after.points)
+
+    def _fan_in(self, state: CovState) -> float | None:
+        """The gradients' factor of the standard parameterisation; None in the other one."""
+        if self.width is None:
+            return None
+        if state.width is None:
+            raise ValueError(f"{self} has the standard parameterisation, so the layer before it needs a width")
+        return state.width / self.scaling[0]
+
+
+def affine(state: CovState, w: Scale, b: Scale | None, fan_in: float | None) -> CovState:
+    """Moments after independent weights and biases; fan_in is None in the NTK parameterisation."""
+    haversine = state.haversine
+    if b is None or (isinstance(b, float) and b == 0):
+        std1, std2 = state.std1 * w, state.std2 * w
+    else:
+        std1, std2 = hypotenuse(state.std1 * w, b), hypotenuse(state.std2 * w, b)
+        (cos1, half1), (cos2, half2) = _turn(state.std1 * w, b, std1), _turn(state.std2 * w, b, std2)
+        between = torch.addcmul(half1[0] * half2[1], half1[1], half2[0], value=-1)
+        haversine = torch.addcmul(haversine * cos1 * cos2, between, between)
+    after = state.with_std(std1, std2, haversine, None)
+    if state.tangent is None:
+        return after
+    if fan_in is None:
+        tangent = after.covariance + w**2 * state.tangent
+    else:
+        tangent = fan_in * state.covariance + w**2 * state.tangent + (b is not None)
+    return after.with_std(std1, std2, haversine, tangent)
+
+
+def _turn(std: Tensor, b: Scale, total: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """cos phi, and sine and cosine of phi / 2, for tan phi = b / std."""
+    cos = std / total
+    half = ((1 + cos) / 2).sqrt()
+    return cos, (b / total / (2 * half), half)
+
+
+def _weighted(state: CovState, w: tuple[Scale, ...]) -> CovState:
+    """The state of inputs times their scales."""
+    points1, points2 = state.first.points, state.second.points
+    if points1 is None or points2 is None:
+        raise ValueError(f"one scale for each input, as in w={_shown(w)}, is only possible on the first layer")
+    if len(w) != points1.channels:
+        raise ValueError(f"the inputs have {points1.channels} channels, but w has {len(w)} scales: {_shown(w)}")
+    scales = torch.cat([torch.as_tensor(s).to(points1.x).reshape(*_batch(s), 1, 1) for s in w], -1)
+    moments = CovState.of_pairs if state.paired else CovState.of_points
+    points1, points2 = (replace(p, x=p.x * scales) for p in (points1, points2))
+    wanted = Wanted(state.tangent is not None, full=state.full, own=state.first.own is not None)
+    return replace(moments(points1, points2, wanted), same=state.same)
+
+
+def _batch(scale: Scale) -> tuple[int, ...]:
+    return tuple(scale.shape[:-2]) if isinstance(scale, Tensor) else ()
+
+
+def _shown(w: tuple[Scale, ...]) -> tuple[float, ...]:
+    return tuple(round(float(torch.as_tensor(s).mean()), 4) for s in w)
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """Each output is kept with probability `keep`, and then divided by it.
+
+    The masks of two inputs are independent, so that only variances grow: K_ii / keep.
+    """
+
+    keep: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.keep, float | int) and not 0 < self.keep <= 1:
+            raise ValueError(f"keep is a probability between 0 and 1, got {self.keep}")
+
+    def propagate(self, state: CovState) -> CovState:
+        return state.lift(self._rule)
+
+    def _rule(self, state: CovState) -> CovState:
+        root = self.keep**0.5
+        haversine = (1 - self.keep) / 2 + self.keep * state.haversine
+        tangent = state.tangent
+        coincident = state.coincident
+        if coincident is not None:
+            haversine = torch.where(coincident, state.haversine, haversine)
+            tangent = None if tangent is None else torch.where(coincident, tangent / self.keep, tangent)
+        return state.with_std(state.std1 / root, state.std2 / root, haversine, tangent)
+
+    def module(self, fan_in: int, width: int, fan_out: int) -> tuple[nn.Module, int]:
+        return nn.Dropout(1 - self.keep), fan_in
+
+    def gaussian(self, before: bool) -> bool:
+        return False
+
+    def wanted(self, after: Wanted) -> Wanted:
+        return replace(after, same=True)
+
+    def scales(self) -> list[float]:
+        return []  # a probability, not a positive scale
+
+    def rebuild(self, scales: object) -> "Dropout":
+        return self
+
+
+def refuse_negative(layer: Layer, scale: object) -> None:
+    if isinstance(scale, float | int) and not scale >= 0:
+        raise ValueError(f"the scales of a {type(layer).__name__} must not be negative, got {scale}")
+
+
+class Affine(nn.Module):
+    """A dense layer with random weights, in either parameterisation.
+
+    gains multiply weights and biases on their way, so that the parameters of the NTK
+    parameterisation are standard normal; `spreads` are their standard deviations. If fan_in is
+    UNKNOWN, the weights are drawn when the first inputs come.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, w: float | Tensor, b: Scale | None, *, standard: bool) -> None:
+        super().__init__()
+        self.w, self.b, self.standard = w, 0.0 if b is None else float(b), standard
+        self.weight: nn.Parameter = UninitializedParameter()
+        self.bias: nn.Parameter | None = None if b is None else UninitializedParameter()
+        self.fan_out = fan_out
+        if fan_in != UNKNOWN:
+            self.draw(fan_out, fan_in)
+
+    def draw(self, rows: int, columns: int) -> None:
+        """Draw weights (rows, columns) and biases (rows,)."""
+        scale = self.w / math.sqrt(columns)
+        self.gains = (1.0, 1.0) if self.standard else (scale, self.b)
+        self.spreads = (scale, self.b) if self.standard else (1.0, 1.0)
+        for parameter, shape, spread in zip((self.weight, self.bias), ((rows, columns), (rows,)), self.spreads, strict=True):
+            if parameter is not None:
+                parameter.materialize(shape)
+                nn.init.normal_(parameter).data.mul_(spread)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.weight, UninitializedParameter):
+            self.draw(self.fan_out, x.shape[-1])
+        bias = None if self.bias is None else self.gains[1] * self.bias
+        return nn.functional.linear(x, self.gains[0] * self.weight, bias)
