@@ -16,7 +16,7 @@ takes over there. Odd and even functions turn opposite inputs into coincident on
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -119,18 +119,12 @@ class Smooth(Activation):
         """E[phi(u)^2]."""
         return self.value(Pair(torch.zeros_like(std), std, std))
 
-    def standardised(self, std: Tensor) -> Tensor:
-        """Values (k, *std.shape) of phi(std z) at points z, with weights whose squares sum to one.
-
-        Inner products over k are E[phi(a z) phi(b z)] / (a' b').
-        """
-        nodes, weights = (t.to(std).reshape(-1, *[1] * std.ndim) for t in NORMAL)
-        values = self.phi(nodes * std) * weights
-        return values / root(values.square().sum(0)).clamp_min(torch.finfo(std.dtype).tiny)
-
     def unlike(self, pair: Pair) -> Tensor:
         """E[(phi(a z) / a' - phi(b z) / b')^2] / 2: what e' owes to the standard deviations alone."""
-        return _Apart.apply(self.standardised(pair.std1), self.standardised(pair.std2))
+        nodes, weights = (t.to(pair.std1) for t in NORMAL)
+        values = (self.phi(along(self, nodes, std)) for std in (pair.std1, pair.std2))
+        first, second = (v * weights.reshape(-1, *[1] * (v.ndim - 1)) for v in values)
+        return apart(first, second)
 
     def rule(self, state: CovState) -> CovState:
         before, opposed = Pair(state.haversine, state.std1, state.std2), None
@@ -199,6 +193,23 @@ class _Angle(torch.autograd.Function):
         (e,) = ctx.saved_tensors
         square = e * (1 - e)
         return torch.where(square > 0, grad * square.rsqrt(), 0)
+
+
+def along(activation: Layer, nodes: Tensor, std: Tensor) -> Tensor:
+    """The products of nodes (k) and std, with k in front of the axes of std and of all scales."""
+    values = (getattr(activation, f.name) for f in fields(activation))  # type: ignore[arg-type]
+    scales = (s for v in values for s in (v if isinstance(v, tuple) else (v,)))
+    ranks = [s.ndim for s in scales if isinstance(s, Tensor)]
+    return nodes.reshape(-1, *[1] * max(std.ndim, *ranks, 0)) * std
+
+
+def apart(first: Tensor, second: Tensor) -> Tensor:
+    """|f / |f| - g / |g||^2 / 2 of vectors f (k, *shape1) and g (k, *shape2); shapes broadcast."""
+    units = []
+    for vector in (first, second):
+        length = root(vector.square().sum(0))
+        units.append(vector / torch.where(length > 0, length, 1))
+    return _Apart.apply(*units)
 
 
 class _Apart(torch.autograd.Function):

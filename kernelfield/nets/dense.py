@@ -19,12 +19,14 @@ Sources: Lee et al. (2018), eq. (4)-(5); Jacot et al. (2018), theorem 1; Sohl-Di
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from kernelfield.nets.algebra import Layer, hypotenuse
+from kernelfield.nets.points import Points
 from kernelfield.nets.state import CovState, Wanted
 
 Scale = float | Tensor
@@ -83,14 +85,12 @@ class Dense(Layer):
 
 def affine(state: CovState, w: Scale, b: Scale | None, fan_in: float | None) -> CovState:
     """Moments after independent weights and biases; fan_in is None in the NTK parameterisation."""
-    haversine = state.haversine
-    if b is None or (isinstance(b, float) and b == 0):
-        std1, std2 = state.std1 * w, state.std2 * w
-    else:
-        std1, std2 = hypotenuse(state.std1 * w, b), hypotenuse(state.std2 * w, b)
-        (cos1, half1), (cos2, half2) = _turn(state.std1 * w, b, std1), _turn(state.std2 * w, b, std2)
-        between = torch.addcmul(half1[0] * half2[1], half1[1], half2[0], value=-1)
-        haversine = torch.addcmul(haversine * cos1 * cos2, between, between)
+    std1, std2, haversine = state.std1 * w, state.std2 * w, state.haversine
+    if biased(b):
+        first, second = turn(std1, b), turn(std2, b)
+        std1, std2 = first.std, second.std
+        between = torch.addcmul(first.sin * second.cos, first.cos, second.sin, value=-1)
+        haversine = torch.addcmul(haversine * first.share * second.share, between, between)
     after = state.with_std(std1, std2, haversine, None)
     if state.tangent is None:
         return after
@@ -101,11 +101,26 @@ def affine(state: CovState, w: Scale, b: Scale | None, fan_in: float | None) -> 
     return after.with_std(std1, std2, haversine, tangent)
 
 
-def _turn(std: Tensor, b: Scale, total: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """cos phi, and sine and cosine of phi / 2, for tan phi = b / std."""
-    cos = std / total
-    half = ((1 + cos) / 2).sqrt()
-    return cos, (b / total / (2 * half), half)
+def biased(b: Scale | None) -> TypeGuard[Scale]:
+    """Whether biases of scale b have a variance."""
+    return isinstance(b, Tensor) or bool(b)
+
+
+class Turn(NamedTuple):
+    """What a bias does to points of a given size: their new one, and the angle phi it turns them by."""
+
+    std: Tensor
+    share: Tensor  # cos phi
+    sin: Tensor  # sin(phi / 2)
+    cos: Tensor  # cos(phi / 2)
+
+
+def turn(std: Tensor, b: Scale) -> Turn:
+    """The effect of biases of scale b; tan phi = b / std."""
+    total = hypotenuse(std, b)
+    share = std / total
+    half = ((1 + share) / 2).sqrt()
+    return Turn(total, share, b / total / (2 * half), half)
 
 
 def _weighted(state: CovState, w: tuple[Scale, ...]) -> CovState:
@@ -113,17 +128,18 @@ def _weighted(state: CovState, w: tuple[Scale, ...]) -> CovState:
     points1, points2 = state.first.points, state.second.points
     if points1 is None or points2 is None:
         raise ValueError(f"one scale for each input, as in w={_shown(w)}, is only possible on the first layer")
-    if len(w) != points1.channels:
-        raise ValueError(f"the inputs have {points1.channels} channels, but w has {len(w)} scales: {_shown(w)}")
-    scales = torch.cat([torch.as_tensor(s).to(points1.x).reshape(*_batch(s), 1, 1) for s in w], -1)
     moments = CovState.of_pairs if state.paired else CovState.of_points
-    points1, points2 = (replace(p, x=p.x * scales) for p in (points1, points2))
-    wanted = Wanted(state.tangent is not None, full=state.full, own=state.first.own is not None)
-    return replace(moments(points1, points2, wanted), same=state.same)
+    own = state.first.own is not None
+    wanted = Wanted(state.tangent is not None, full=state.full, own=own, same=state.same is not None)
+    return replace(moments(weighed(points1, w), weighed(points2, w), wanted), same=state.same)
 
 
-def _batch(scale: Scale) -> tuple[int, ...]:
-    return tuple(scale.shape[:-2]) if isinstance(scale, Tensor) else ()
+def weighed(points: Points, w: tuple[Scale, ...]) -> Points:
+    """Inputs times one scale each; scales are floats, or of shape (*b, 1, 1)."""
+    if len(w) != points.channels:
+        raise ValueError(f"the inputs have {points.channels} channels, but w has {len(w)} scales: {_shown(w)}")
+    scales = [torch.as_tensor(s).to(points.x) for s in w]
+    return replace(points, x=points.x * torch.cat([s if s.ndim else s.reshape(1, 1) for s in scales], -1))
 
 
 def _shown(w: tuple[Scale, ...]) -> tuple[float, ...]:
@@ -188,8 +204,8 @@ class Affine(nn.Module):
     def __init__(self, fan_in: int, fan_out: int, w: float | Tensor, b: Scale | None, *, standard: bool) -> None:
         super().__init__()
         self.w, self.b, self.standard = w, 0.0 if b is None else float(b), standard
-        self.weight: nn.Parameter = UninitializedParameter()
-        self.bias: nn.Parameter | None = None if b is None else UninitializedParameter()
+        self.weight = UninitializedParameter()
+        self.bias = None if b is None else UninitializedParameter()
         self.fan_out = fan_out
         if fan_in != UNKNOWN:
             self.draw(fan_out, fan_in)
@@ -199,7 +215,9 @@ class Affine(nn.Module):
         scale = self.w / math.sqrt(columns)
         self.gains = (1.0, 1.0) if self.standard else (scale, self.b)
         self.spreads = (scale, self.b) if self.standard else (1.0, 1.0)
-        for parameter, shape, spread in zip((self.weight, self.bias), ((rows, columns), (rows,)), self.spreads, strict=True):
+        for parameter, shape, spread in zip(
+            (self.weight, self.bias), ((rows, columns), (rows,)), self.spreads, strict=True
+        ):
             if parameter is not None:
                 parameter.materialize(shape)
                 nn.init.normal_(parameter).data.mul_(spread)

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from kernelfield.nets.algebra import Layer
 from kernelfield.nets.points import Points
+from kernelfield.nets.stack import stacked, unrolled
 from kernelfield.nets.state import CovState, Wanted
 
 Kind = Literal["nngp", "ntk"]
@@ -52,6 +53,10 @@ def _evaluate(
     arch.gaussian(False)
     if scales is None:
         scales = points1.x.new_tensor(arch.scales())
+    plain = not paired and scales.ndim == points1.x.ndim - 1 == 1 and (points2 is None or points2.x.ndim == 2)
+    if plain and unrolled(arch):
+        layers = unrolled(arch.rebuild(iter(scales if scales.requires_grad else scales.tolist())))
+        return stacked(layers, points1, points2, tangent=kind == "ntk")
     if points1.space and scales.ndim > 1:  # space stands between the batch and the pairs: one at a time
         return _one_by_one(arch, points1, points2, kind, scales, paired=paired)
     problem = _Problem(arch, kind, points1, points2, paired)

@@ -88,44 +88,46 @@ def size(x: Tensor) -> Tensor:
 
 def crossed(points1: Points, points2: Points, full: bool) -> Tensor:
     """The haversines (*b, *space[, *space], n1, n2) of all pairs."""
-    first, second = _directions(points1), _directions(points2)
+    first, second = directions(points1), directions(points2)
     if not full:
-        return _haversine(first, second)
+        return haversine(first, second)
     k, n1, n2 = points1.space, len(points1), len(points2)
     space1, space2 = first.shape[-k - 2 : -2], second.shape[-k - 2 : -2]
-    e = _haversine(first.flatten(-k - 2, -2), second.flatten(-k - 2, -2))
+    e = haversine(first.flatten(-k - 2, -2), second.flatten(-k - 2, -2))
     e = e.unflatten(-1, (*space2, n2)).unflatten(-k - 2, (*space1, n1))
     return e.movedim(-k - 2, -2).contiguous()
 
 
 def paired(points1: Points, points2: Points, full: bool) -> Tensor:
     """The haversines (*b, *space[, *space], n, 1) of the pairs (i, i)."""
-    first, second = _directions(points1), _directions(points2)
+    first, second = directions(points1), directions(points2)
     if not full:
-        return _haversine(first[..., None, :], second[..., None, :])[..., 0]
+        return haversine(first[..., None, :], second[..., None, :])[..., 0]
     k = points1.space
     by_point = [d.movedim(-2, -k - 2).flatten(-k - 1, -2) for d in (first, second)]  # (*b, n, S, c)
-    e = _haversine(*by_point).movedim(-3, -1)
+    e = haversine(*by_point).movedim(-3, -1)
     space1, space2 = first.shape[-k - 2 : -2], second.shape[-k - 2 : -2]
     return e.unflatten(-2, space2).unflatten(-k - 2, space1)[..., None].contiguous()
 
 
-def _directions(points: Points) -> Tensor:
+def directions(points: Points) -> Tensor:
+    """x (*b, *space, n, c) on the unit sphere; zero stays zero."""
     x = points.columns
     length = size(x)[..., None] * points.channels**0.5
     return x / torch.where(length > 0, length, 1)
 
 
-def _haversine(first: Tensor, second: Tensor) -> Tensor:
+def haversine(first: Tensor, second: Tensor) -> Tensor:
     """|u - v|^2 / 4 of unit vectors u (*b, n1, c) and v (*b, n2, c).
 
     One matrix product serves most pairs; nearly parallel ones, where it would cancel, are
     taken from u - v or u + v.
     """
     e = (1 - first @ second.mT) / 2
-    found = (e * (1 - e) < torch.finfo(e.dtype).eps ** NEAR).nonzero(as_tuple=True)
-    if not len(found[0]):
+    near = torch.finfo(e.dtype).eps ** NEAR
+    if not e.numel() or (near < e.min() and e.max() < 1 - near):
         return e
+    found = (e * (1 - e) < near).nonzero(as_tuple=True)
     *batch, i, j = found
     u = first.expand(*e.shape[:-2], -1, -1)[(*batch, i)]
     v = second.expand(*e.shape[:-2], -1, -1)[(*batch, j)]

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from kernelfield.nets.blocks import blockwise
 from kernelfield.nets.points import Points, crossed, paired, size
 
 
@@ -92,7 +93,7 @@ class CovState:
     @property
     def covariance(self) -> Tensor:
         """a b (1 - 2 e)."""
-        return (1 - 2 * self.haversine) * self.std1 * self.std2
+        return blockwise(covariance_of, self.haversine, self.std1, self.std2)
 
     @property
     def coincident(self) -> Tensor | None:
@@ -106,7 +107,7 @@ class CovState:
     @property
     def distance(self) -> Tensor:
         """Half the expected squared difference of the outputs; independent terms add up in it."""
-        return 0.5 * (self.std1 - self.std2).square() + 2 * self.haversine * self.std1 * self.std2
+        return blockwise(distance_of, self.haversine, self.std1, self.std2)
 
     def with_std(self, std1: Tensor, std2: Tensor, haversine: Tensor, tangent: Tensor | None) -> "CovState":
         """The state of given standard deviations and haversines; missing positions stay zero."""
@@ -120,10 +121,7 @@ class CovState:
 
     def with_distance(self, std1: Tensor, std2: Tensor, distance: Tensor, tangent: Tensor | None) -> "CovState":
         """The state of given standard deviations and half squared distances."""
-        both = std1 * std2
-        positive = both > 0
-        apart = (2 * distance - (std1 - std2).square()) / (4 * torch.where(positive, both, 1))
-        return self.with_std(std1, std2, torch.where(positive, apart, 0).clamp(0, 1), tangent)
+        return self.with_std(std1, std2, blockwise(haversine_of, distance, std1, std2), tangent)
 
     def with_covariance(self, std1: Tensor, std2: Tensor, covariance: Tensor, tangent: Tensor | None) -> "CovState":
         """The state of given standard deviations and covariances, where near pairs do not matter."""
@@ -136,6 +134,24 @@ class CovState:
         """
         first, second = (s if s.own is None else replace(s, own=rule(s.own)) for s in (self.first, self.second))
         return rule(replace(self, first=first, second=second))
+
+
+def covariance_of(haversine: Tensor, std1: Tensor, std2: Tensor) -> Tensor:
+    """a b (1 - 2 e)."""
+    both = std1 * std2
+    return torch.addcmul(both, both, haversine, value=-2)
+
+
+def distance_of(haversine: Tensor, std1: Tensor, std2: Tensor) -> Tensor:
+    """(a - b)^2 / 2 + 2 a b e."""
+    gap = std1 - std2
+    return torch.addcmul(haversine * (2 * std1) * std2, gap, gap, value=0.5)
+
+
+def haversine_of(distance: Tensor, std1: Tensor, std2: Tensor) -> Tensor:
+    """The e of a half squared distance; zero where a standard deviation is."""
+    gap, (inverse1, inverse2) = std1 - std2, ((std > 0) / torch.where(std > 0, std, 1) for std in (std1, std2))
+    return (torch.addcmul(distance, gap, gap, value=-0.5) * (inverse1 / 2) * inverse2).clamp(0, 1)
 
 
 def merge(states: Sequence[CovState], rule: Callable[[Sequence[CovState]], CovState]) -> CovState:
