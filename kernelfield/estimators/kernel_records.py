@@ -18,6 +18,7 @@ from gpytorch.priors import Prior
 from gpytorch.utils.transforms import inv_sigmoid, inv_softplus
 from torch import Tensor, nn
 
+from kernelfield.kernels.network import NetworkKernel
 from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic
 
 Values = dict[str, Any]
@@ -80,6 +81,10 @@ _FORMS: dict[type[Kernel], _Form] = {
     RBF: _ard("lengthscale", "outputscale"),
     Matern: _ard("lengthscale", "outputscale", also="nu"),
     RationalQuadratic: _ard("lengthscale", "outputscale", "alpha"),
+    NetworkKernel: _Form(
+        {**_SHARED, **{name: operator.attrgetter(name) for name in ("arch", "kind", "shape", "missing", "graph")}},
+        ("scales",),
+    ),
     kernels.RBFKernel: _ard("lengthscale"),
     kernels.MaternKernel: _ard("lengthscale", also="nu"),
     kernels.RQKernel: _ard("lengthscale", "alpha"),

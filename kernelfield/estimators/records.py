@@ -20,20 +20,22 @@ from torch import Tensor, nn
 from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import InverseGamma, Unit
 from kernelfield.estimators.kernel_records import put_together, take_apart
+from kernelfield.estimators.layer_records import LAYERS
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.estimators.scaling import Affine, Scaled
 from kernelfield.linalg.dense import Dense
 from kernelfield.models.evidence import Fit, Trend
 from kernelfield.models.fit import Search
+from kernelfield.models.flow import FittedGradientFlow, GradientFlow, Modes
 from kernelfield.models.process import FittedProcess, Process
 
 Json = Any
 
 ESTIMATORS: dict[str, type] = {kind.__name__: kind for kind in (FieldRegressor,)}
-RECORDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (Affine, Data, Dense, Fit, FittedProcess, InverseGamma, Process, Scaled, Search, Trend, Unit)
-}
+_MODELS = (FittedGradientFlow, FittedProcess, GradientFlow, Modes, Process)
+_PARTS = (Affine, Data, Dense, Fit, InverseGamma, Scaled, Search, Trend, Unit)
+RECORDS: dict[str, type] = {kind.__name__: kind for kind in (*_MODELS, *_PARTS)} | LAYERS
+_NAMES = {kind: name for name, kind in RECORDS.items()}
 
 
 @dataclass
@@ -100,8 +102,8 @@ class Writer:
         return record
 
     def _object(self, value: object, where: str) -> Json:
-        name = type(value).__name__
-        if RECORDS.get(name) is type(value):
+        name = _NAMES.get(type(value), type(value).__name__)
+        if type(value) in _NAMES:
             values = {f.name: getattr(value, f.name) for f in fields(RECORDS[name])}
         elif ESTIMATORS.get(name) is type(value):
             values = vars(value)

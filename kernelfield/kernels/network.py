@@ -9,7 +9,7 @@ from gpytorch.kernels import Kernel
 from gpytorch.priors import Prior
 from torch import Tensor
 
-from kernelfield.kernels.stationary import coincide, logarithmic
+from kernelfield.kernels.stationary import coincide
 from kernelfield.nets.algebra import Layer
 from kernelfield.nets.gram import KINDS, Kind, diagonal, gram
 from kernelfield.nets.points import Points
@@ -23,6 +23,7 @@ class NetworkKernel(Kernel):
         training by gradient descent.
     shape: for networks on images, sequences or graphs, the shape (*space, channels) of one
         input, which arrives as one flat row.
+    scales_constraint: by default an interval that reaches far below and tenfold above the start.
     missing: the value that marks missing positions, in all of their channels.
     graph: whether each row holds, after its L nodes of `shape`, the L x L matrix that
         `GraphAggregate` multiplies them by.
@@ -68,7 +69,10 @@ class NetworkKernel(Kernel):
         self.arch, self.kind = arch, kind
         self.shape, self.missing, self.graph = shape, missing, graph
         self.register_parameter("raw_scales", torch.nn.Parameter(torch.zeros_like(start)))
-        self.register_constraint("raw_scales", scales_constraint or logarithmic())
+        # Scales multiply along the depth: without an upper bound a long step of an optimiser makes a
+        # matrix beyond double precision.
+        reach = Interval(1e-6 * start.min(), 10 * start.max().clamp_min(1.0))
+        self.register_constraint("raw_scales", scales_constraint or reach)
         if scales_prior is not None:
             self.register_prior("scales_prior", scales_prior, _get_scales, _set_scales)
         self.scales = start

@@ -90,6 +90,15 @@ def matrix(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
             return kernel(x1, x2).to_dense()
 
 
+def named_values(kernel: Kernel) -> dict[str, float | list[float]]:
+    """The kernel's parameters by name, in their own units, for reports."""
+    values: dict[str, float | list[float]] = {}
+    for name, raw, constraint in kernel.named_parameters_and_constraints():
+        value = raw if constraint is None else constraint.transform(raw)
+        values[name.replace("raw_", "")] = value.item() if value.numel() == 1 else value.flatten().tolist()
+    return values
+
+
 @dataclass(frozen=True, eq=False)
 class Lazy:
     """The matrix of a kernel with itself at X (*b, n, d), formed when it is asked for."""

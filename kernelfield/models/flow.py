@@ -38,7 +38,7 @@ from kernelfield.core.numerics import NotPositiveDefinite, require_memory
 from kernelfield.core.posterior import Elliptical
 from kernelfield.kernels.network import NetworkKernel
 from kernelfield.linalg.dense import Conditional
-from kernelfield.models.covariance import Lazy, matrix
+from kernelfield.models.covariance import Lazy, matrix, named_values
 from kernelfield.nets.algebra import Layer
 from kernelfield.nets.gram import KINDS, Kind
 
@@ -68,7 +68,7 @@ class GradientFlow(Model):
     >>> model = GradientFlow(Dense(b=0.5) >> Relu() >> Dense(), noise=0.0)
     >>> fitted = model.fit(data, generator=torch.Generator())
     >>> [round(v, 2) for v in fitted.means(data.X[1:], [0.0, 1.0, 10.0, math.inf]).flatten().tolist()]
-    [0.0, 0.8, 2.0, 2.0]
+    [0.0, 0.93, 2.0, 2.0]
     """
 
     network: Layer | NetworkKernel
@@ -79,17 +79,19 @@ class GradientFlow(Model):
 
     def fit(self, data: Data, *, generator: torch.Generator) -> "FittedGradientFlow":
         self._check(data)
-        prior = self._kernel("nngp").to(data.X).requires_grad_(False)
-        tangent = self._kernel("ntk").to(data.X).requires_grad_(False) if self.kind == "ntk" else None
+        prior = self._kernel("nngp", data.X)
+        tangent = self._kernel("ntk", data.X) if self.kind == "ntk" else None
         with torch.no_grad():
             return FittedGradientFlow.of(prior, tangent, data, float(self.time), float(self.rate), float(self.noise))
 
-    def _kernel(self, kind: Kind) -> NetworkKernel:
-        if isinstance(self.network, Layer):
-            return NetworkKernel(self.network, kind)
-        kernel = copy.deepcopy(self.network)
-        kernel.kind = kind
-        return kernel
+    def _kernel(self, kind: Kind, X: Tensor) -> NetworkKernel:
+        if isinstance(self.network, NetworkKernel):
+            kernel = copy.deepcopy(self.network).to(X)
+            kernel.kind = kind
+        else:
+            kernel = NetworkKernel(self.network, kind).to(X)
+            kernel.scales = X.new_tensor(kernel.arch.scales())  # in the precision of the data
+        return kernel.requires_grad_(False)
 
     def _check(self, data: Data) -> None:
         if not isinstance(self.network, Layer | NetworkKernel):
@@ -180,7 +182,7 @@ class FittedGradientFlow(Surrogate):
     def posterior(self, X: Tensor, *, noise: bool = False) -> Elliptical:
         batch, flat = X.shape[:-1], X.reshape(-1, X.shape[-1])
         seen = self._seen(flat)
-        loc = seen.mT @ (self._moved(self.time)[:, None] * self.targets)
+        loc = seen.mT @ (self._moved()[:, None] * self.targets)
 
         def terms() -> tuple[Tensor, Tensor]:
             explained, left = self._spread(flat, seen)
@@ -202,11 +204,8 @@ class FittedGradientFlow(Surrogate):
 
         Errors: ValueError for a negative time.
         """
-        moments = [float(time) for time in times]
-        for time in moments:
-            require_duration(time)
         seen = self._seen(X.reshape(-1, X.shape[-1]))
-        moved = torch.stack([self._moved(time) for time in moments])
+        moved = torch.stack([self.at(float(time))._moved() for time in times])
         return torch.einsum("rq,kr,rm->kqm", seen, moved, self.targets).unflatten(1, X.shape[:-1])
 
     def condition(self, data: Data) -> "FittedGradientFlow":
@@ -219,11 +218,7 @@ class FittedGradientFlow(Surrogate):
         return 2 * (1 + momentum) * self._count / self.modes.values[-1].item()
 
     def hyperparameters(self) -> dict[str, float | list[float]]:
-        values: dict[str, float | list[float]] = {}
-        for name, raw, constraint in self.prior.named_parameters_and_constraints():
-            value = raw if constraint is None else constraint.transform(raw)
-            values[name.replace("raw_", "")] = value.item() if value.numel() == 1 else value.flatten().tolist()
-        return {**values, "time": self.time, "rate": self.rate, "noise": self.noise}
+        return {**named_values(self.prior), "time": self.time, "rate": self.rate, "noise": self.noise}
 
     @property
     def _count(self) -> float:
@@ -231,12 +226,10 @@ class FittedGradientFlow(Surrogate):
         weight = self.data.weight
         return self.outputs * (len(self.data.X) if weight is None else weight.sum().item())
 
-    def _moved(self, time: float) -> Tensor:
-        """g_t(l), how far each mode has come (r,)."""
+    def _moved(self, times: float = 1.0) -> Tensor:
+        """g_t(l), how far each mode has come at so many times t (r,)."""
         values = self.modes.values
-        if math.isinf(time):
-            return 1 / values
-        return -torch.expm1(values * (-self.rate * time / self._count)) / values
+        return -torch.expm1(-self.rate * times * self.time / self._count * values) / values
 
     def _seen(self, X: Tensor) -> Tensor:
         """U' H T(X, x) (r, q): the part that each mode has in the points."""
@@ -251,10 +244,10 @@ class FittedGradientFlow(Surrogate):
         collapses to E'E = K(x, X) H U g_2t(l) U' H K(X, x').
         """
         if self.prior_modes is None:
-            return self._moved(2 * self.time).sqrt()[:, None] * seen, seen[:0]
+            return self._moved(2.0).sqrt()[:, None] * seen, seen[:0]
         root, V = self.prior_modes.values.sqrt()[:, None], self.prior_modes.vectors
         explained = V.mT @ matrix(self.prior, self.data.X, X) / root
-        answer = self.modes.vectors @ (self._moved(self.time)[:, None] * seen)
+        answer = self.modes.vectors @ (self._moved()[:, None] * seen)
         return explained, explained - root * (V.mT @ answer)
 
 

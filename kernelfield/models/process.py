@@ -21,9 +21,10 @@ from kernelfield.core.contracts import Data, Model, Surrogate
 from kernelfield.core.mixing import Mixing, Unit
 from kernelfield.core.numerics import MEMORY_SHARE, free_memory, require_memory, threads_for
 from kernelfield.core.posterior import Elliptical
-from kernelfield.kernels.stationary import Stationary, dimension_scaled
+from kernelfield.kernels.named import NETWORKS, named
+from kernelfield.kernels.stationary import Stationary
 from kernelfield.linalg.dense import Conditional, Dense
-from kernelfield.models.covariance import Lazy, covariance, matrix
+from kernelfield.models.covariance import Lazy, covariance, matrix, named_values
 from kernelfield.models.evidence import Fit, Objective, Trend, log_evidence
 from kernelfield.models.fit import Search, minimise
 
@@ -39,8 +40,9 @@ class Process(Model):
 
     kernel : any GPyTorch kernel, which is copied and never modified; or one of "matern12",
         "matern32", "matern52", "rbf", "rq", with one lengthscale an input, an output scale and
-        the dimension-scaled lengthscale prior of Hvarfner et al. (2024); None is "matern52".
-        A parameter with requires_grad=False is held.
+        the dimension-scaled lengthscale prior of Hvarfner et al. (2024); or "nngp", "ntk",
+        "erf-nngp", those of infinitely wide networks with three hidden layers. None is
+        "matern52". A parameter with requires_grad=False is held.
     mean : "constant", "linear" or "zero".
     noise : variance of the observation noise, in squared units of Y; where it is learned,
         the value to start from.
@@ -89,7 +91,9 @@ class Process(Model):
         for name, least in (("restarts", 1), ("steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        ours = not isinstance(self.kernel, Kernel) or isinstance(self.kernel, Stationary)
+        ours = (
+            self.kernel not in NETWORKS if isinstance(self.kernel, str) else isinstance(self.kernel, Stationary | None)
+        )
         n, bytes_each = len(data.X), data.X.element_size() * (BUFFERS if ours else BUFFERS_GENERAL)
         room = math.isqrt(int(MEMORY_SHARE * free_memory(data.X.device)) // bytes_each)
         require_memory(
@@ -106,10 +110,8 @@ class Process(Model):
             return kernel
         spread = data.X.std(0, correction=0)
         spread = torch.where(spread > 0, spread, torch.ones_like(spread))
-        kernel = dimension_scaled("matern52" if self.kernel is None else self.kernel, spread)
-        kernel.lengthscale = spread * data.X.shape[1] ** 0.5
-        kernel.outputscale = data.Y.var(0, correction=0).mean().clamp_min(1e-12)
-        return kernel
+        size = data.Y.var(0, correction=0).mean().clamp_min(1e-12)
+        return named("matern52" if self.kernel is None else self.kernel, spread, size)
 
     def _learn(self, kernel: Kernel, data: Data, generator: torch.Generator) -> tuple[float, list[Search]]:
         """Set the kernel's parameters to the best found; returns the noise and the record."""
@@ -220,11 +222,7 @@ class FittedProcess(Surrogate):
         return self.data.Y - gap, (spread / precision)[:, None].expand_as(gap)
 
     def hyperparameters(self) -> dict[str, float | list[float]]:
-        values: dict[str, float | list[float]] = {}
-        for name, raw, constraint in self.kernel.named_parameters_and_constraints():
-            value = raw if constraint is None else constraint.transform(raw)
-            values[name.replace("raw_", "")] = value.item() if value.numel() == 1 else value.flatten().tolist()
-        return {**values, "noise": self.noise}
+        return {**named_values(self.kernel), "noise": self.noise}
 
 
 def _system(kernel: Kernel, noise: float, data: Data) -> Tensor:

@@ -13,6 +13,9 @@ MODELS: dict[str, tuple[str, Callable[[], Model]]] = {
     "gp-rbf": ("Gaussian process, RBF: for very smooth functions", lambda: Process("rbf")),
     "gp-rq": ("Gaussian process, rational quadratic: for several lengthscales at once", lambda: Process("rq")),
     "gp-linear": ("Gaussian process about a linear trend: extrapolates along it", lambda: Process(mean="linear")),
+    "nngp": ("infinitely wide Bayesian network, three ReLU layers", lambda: Process("nngp")),
+    "ntk": ("infinitely wide network trained by gradient descent, as a prior", lambda: Process("ntk")),
+    "erf-nngp": ("infinitely wide Bayesian network, three erf layers: smoother", lambda: Process("erf-nngp")),
     "student-t": (
         "Student-t process: intervals widen when the data surprise the prior",
         lambda: Process(mixing=InverseGamma.student(5.0)),

@@ -33,6 +33,8 @@ from kernelfield.nets.state import CovState, Wanted
 SPAN, SHARE = (0.5 * v for v in np.polynomial.legendre.leggauss(4))
 SPAN = SPAN + 0.5
 
+CONTACT = 16  # units of rounding within which two angles or deviations are one
+
 
 class Activation(Layer):
     """An elementwise nonlinearity on a Gaussian layer."""
@@ -145,8 +147,11 @@ class Smooth(Activation):
         positive = both > 0
         both = torch.where(positive, both, 1)
         after = (1 - self.value(before) / both) / 2
-        different = positive & ((before.haversine > 0) | (before.std1 != before.std2))
-        near = different & (after < torch.finfo(after.dtype).eps ** NEAR)
+        eps = torch.finfo(after.dtype).eps
+        # A diagonal has passed other layers, and is zero up to their rounding.
+        unequal = (before.std1 - before.std2).abs() > CONTACT * eps * before.std1
+        different = positive & (unequal | (before.haversine > (CONTACT * eps) ** 2))
+        near = different & (after < eps**NEAR)
         if near.any():
             e = torch.where(near, before.haversine, 0)
             mean = sum(
@@ -174,11 +179,13 @@ def root(variance: Tensor) -> Tensor:
 
 
 def angle(haversine: Tensor) -> Tensor:
-    """2 asin sqrt(e), with slope 0 at both ends.
+    """2 asin sqrt(e), zero within rounding of it, with slope 0 at both ends.
 
     There the true slope is infinite, but e is at its extreme and does not move with the inputs.
     """
-    return _Angle.apply(haversine) if haversine.requires_grad else 2 * haversine.sqrt().asin()
+    contact = (CONTACT * torch.finfo(haversine.dtype).eps) ** 2
+    e = torch.where(haversine > contact, haversine, 0)  # repeated roots would make 1 out of 1e-34
+    return _Angle.apply(e) if e.requires_grad else 2 * e.sqrt().asin()
 
 
 class _Angle(torch.autograd.Function):

@@ -53,10 +53,11 @@ def _evaluate(
     arch.gaussian(False)
     if scales is None:
         scales = points1.x.new_tensor(arch.scales())
-    plain = not paired and scales.ndim == points1.x.ndim - 1 == 1 and (points2 is None or points2.x.ndim == 2)
-    if plain and unrolled(arch):
+    batched = scales.ndim > 1 or points1.x.ndim > 2 or (points2 is not None and points2.x.ndim > 2)
+    if not paired and not batched:
         layers = unrolled(arch.rebuild(iter(scales if scales.requires_grad else scales.tolist())))
-        return stacked(layers, points1, points2, tangent=kind == "ntk")
+        if layers is not None:
+            return stacked(layers, points1, points2, tangent=kind == "ntk")
     if points1.space and scales.ndim > 1:  # space stands between the batch and the pairs: one at a time
         return _one_by_one(arch, points1, points2, kind, scales, paired=paired)
     problem = _Problem(arch, kind, points1, points2, paired)

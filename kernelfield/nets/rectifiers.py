@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernelfield.nets.activation import Activation, angle
-from kernelfield.nets.blocks import blockwise
 from kernelfield.nets.state import CovState
 
 Number = float | Tensor
@@ -48,12 +47,8 @@ class Rectifier(Activation):
 
     def rule(self, state: CovState) -> CovState:
         gain, kappa = self.gain, self.kappa
-
-        def rectified(haversine: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            after, slope = fold(haversine, kappa)
-            return after, None if tangent is None else tangent * (gain * slope)
-
-        haversine, tangent = blockwise(rectified, state.haversine, state.tangent)
+        haversine, slope = fold(state.haversine, kappa)
+        tangent = None if state.tangent is None else (state.tangent * slope).mul_(gain)
         root = gain**0.5
         return state.with_std(state.std1 * root, state.std2 * root, haversine, tangent)
 
@@ -160,7 +155,7 @@ def _fold(e: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     half = e.sqrt().asin_()
     sine = torch.addcmul(e, e, e, value=-1).clamp_min_(0).sqrt_()
     after = torch.addcmul(e, torch.addcmul(half, e, half, value=-2).sub_(sine), kappa).clamp_min_(0)
-    return after, 1 - 2 * kappa * half, half, sine
+    return after, torch.addcmul(half.new_ones(()), half, kappa, value=-2), half, sine
 
 
 def contact(e: Tensor) -> float:

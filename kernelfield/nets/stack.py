@@ -55,9 +55,16 @@ def stacked(layers: Layers, points1: Points, points2: Points | None, *, tangent:
     first = _numbers(layers, points1)
     second = (None, None, None) if points2 is None else _numbers(layers, points2)
     kappas = [torch.as_tensor(s.kappa).to(points1.x) for s in layers if isinstance(s, Rectifier)]
-    program = tuple("fold" if isinstance(s, Rectifier) else "turn" if biased(s.b) else "copy" for s in layers)
-    task = _Task(program, tangent)
+    task = _Task(tuple(_step(layer) for layer in layers), tangent)
     return _Stack.apply(*first, *second, torch.stack(kappas) if kappas else points1.x.new_empty(0), task)
+
+
+def _step(layer: Layer) -> str:
+    match layer:
+        case Dense(b=b):
+            return "turn" if biased(b) else "copy"
+        case _:
+            return "fold"
 
 
 def _numbers(layers: Layers, points: Points) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,7 +205,8 @@ def _pull(task: _Task, sides: _Sides, kappas: list[float], G: Tensor, by_kappas:
     """Gradients of sum(G o K) in the points' numbers of a block; those in kappas are added up."""
     e = haversine(sides.u, sides.v)
     N = torch.zeros_like(e)
-    kept, turns, folds = [], 0, 0
+    kept: list[Any] = []
+    turns = folds = 0
     for step in task.program:
         if step == "fold":
             kappa, folds = kappas[folds], folds + 1

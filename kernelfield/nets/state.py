@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kernelfield.nets.blocks import blockwise
 from kernelfield.nets.points import Points, crossed, paired, size
 
 
@@ -93,7 +92,7 @@ class CovState:
     @property
     def covariance(self) -> Tensor:
         """a b (1 - 2 e)."""
-        return blockwise(covariance_of, self.haversine, self.std1, self.std2)
+        return covariance_of(self.haversine, self.std1, self.std2)
 
     @property
     def coincident(self) -> Tensor | None:
@@ -107,7 +106,7 @@ class CovState:
     @property
     def distance(self) -> Tensor:
         """Half the expected squared difference of the outputs; independent terms add up in it."""
-        return blockwise(distance_of, self.haversine, self.std1, self.std2)
+        return distance_of(self.haversine, self.std1, self.std2)
 
     def with_std(self, std1: Tensor, std2: Tensor, haversine: Tensor, tangent: Tensor | None) -> "CovState":
         """The state of given standard deviations and haversines; missing positions stay zero."""
@@ -121,7 +120,7 @@ class CovState:
 
     def with_distance(self, std1: Tensor, std2: Tensor, distance: Tensor, tangent: Tensor | None) -> "CovState":
         """The state of given standard deviations and half squared distances."""
-        return self.with_std(std1, std2, blockwise(haversine_of, distance, std1, std2), tangent)
+        return self.with_std(std1, std2, haversine_of(distance, std1, std2), tangent)
 
     def with_covariance(self, std1: Tensor, std2: Tensor, covariance: Tensor, tangent: Tensor | None) -> "CovState":
         """The state of given standard deviations and covariances, where near pairs do not matter."""

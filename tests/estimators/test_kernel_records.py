@@ -23,7 +23,14 @@ from torch import nn
 
 from kernelfield.estimators.kernel_records import put_together, take_apart
 from kernelfield.estimators.records import Reader, Writer
+from kernelfield.kernels.network import NetworkKernel
 from kernelfield.kernels.stationary import NAMES, RBF, Matern, RationalQuadratic, dimension_scaled
+from kernelfield.nets.algebra import Repeat, Residual
+from kernelfield.nets.conv import Conv
+from kernelfield.nets.dense import Dense
+from kernelfield.nets.pooling import GlobalAvgPool
+from kernelfield.nets.rectifiers import Relu
+from kernelfield.nets.smooth import Erf
 
 BATCH = torch.Size([2])
 KERNELS = {
@@ -35,6 +42,14 @@ KERNELS = {
         alpha_prior=priors.LogNormalPrior(0.1, 2.0), outputscale_prior=priors.HalfCauchyPrior(0.7)
     ),
     **{f"ours, by name {name}": dimension_scaled(name, torch.tensor([1.0, 0.2, 30.0])) for name in NAMES},
+    "network": NetworkKernel(Dense((1.0, 0.7, 0.4), 0.3) >> Repeat(Residual(Relu() >> Dense(1.1)), 2), "ntk"),
+    "network of sequences": NetworkKernel(
+        Conv((2,), 1.2, 0.1) >> Erf(b=0.7) >> GlobalAvgPool() >> Dense(),
+        shape=(3, 1),
+        missing=0.5,
+        batch_shape=BATCH,
+        scales_prior=priors.LogNormalPrior(0.0, 1.0),
+    ),
     "rbf": RBFKernel(ard_num_dims=3, lengthscale_prior=priors.NormalPrior(0.1, 0.3)),
     "matern": MaternKernel(1.5, active_dims=(2, 0), lengthscale_constraint=constraints.Interval(0.1, 7.0)),
     "rq": RQKernel(alpha_constraint=constraints.LessThan(3.0), lengthscale_prior=priors.UniformPrior(0.1, 2.0)),

@@ -11,6 +11,7 @@ from gpytorch.priors import GammaPrior
 from gpytorch.test.base_kernel_test_case import BaseKernelTestCase
 from torch.testing import assert_close
 
+from kernelfield.kernels.named import named
 from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic, dimension_scaled
 from tests.laws import obeys_kernel_laws
 
@@ -126,8 +127,8 @@ def test_a_lengthscale_that_is_none_is_refused_with_its_value(value):
 def test_an_unknown_smoothness_or_name_is_refused():
     with pytest.raises(ValueError, match="nu must be 0.5, 1.5 or 2.5, got 2"):
         Matern(nu=2)
-    with pytest.raises(ValueError, match="one of matern12, .*, got 'matern'"):
-        dimension_scaled("matern", torch.ones(2))
+    with pytest.raises(ValueError, match="one of matern12, .*, nngp, .*, got 'matern'"):
+        named("matern", torch.ones(2), torch.tensor(1.0))
 
 
 def test_the_lengthscale_prior_is_that_of_the_paper_on_uniform_inputs():

@@ -8,7 +8,7 @@ from kernelfield.nets.algebra import Concat, Identity, Product, Repeat, Residual
 from kernelfield.nets.dense import Dense, Dropout
 from kernelfield.nets.gram import gram
 from kernelfield.nets.points import Points
-from kernelfield.nets.rectifiers import Abs, ABRelu, LeakyRelu, Relu
+from kernelfield.nets.rectifiers import ABRelu, Abs, LeakyRelu, Relu
 from tests.laws import agrees_with_wide_networks, has_right_gradients
 
 DEEP = Dense(w=1.4, b=0.3) >> Relu() >> Dense(w=1.4, b=0.3) >> Relu() >> Dense(w=1.2)
@@ -101,7 +101,10 @@ def test_the_standard_parameterisation_agrees_with_autograd():
         (lambda: Concat((Dense(), Dense()), (1,)), "2 branches need as many widths"),
         (lambda: gram(Dense(), Points(torch.ones(2, 3)), kind="cnn"), "kind must be 'nngp' or 'ntk', got 'cnn'"),
         (lambda: _evaluated(Dense() >> Relu() >> Relu()), "Relu needs a Gaussian layer"),
-        (lambda: _evaluated(Dense() >> Residual(Product((Dense(), Dense())))), "branch of a Residual must end in Dense"),
+        (
+            lambda: _evaluated(Dense() >> Residual(Product((Dense(), Dense())))),
+            "branch of a Residual must end in Dense",
+        ),
         (lambda: _evaluated(Dense() >> Relu() >> Dense((1.0, 1.0, 1.0))), "only possible on the first layer"),
         (lambda: _evaluated(Dense((1.0, 2.0)) >> Relu()), "3 channels, but w has 2 scales"),
         (lambda: _evaluated(Dense() >> Relu() >> Dense(width=4)), "the layer before it needs a width"),

@@ -1,0 +1,80 @@
+"""The layers of networks that a saved model may hold, by the name that its record gives them.
+
+Dense and Power are names in other parts of the package too, so layers carry a prefix. A layer
+with a function of the user's own, `Elementwise`, is missing: a function cannot be saved.
+"""
+
+from kernelfield.nets import (
+    algebra,
+    attention,
+    controlled,
+    conv,
+    dense,
+    graph,
+    norm,
+    polynomials,
+    pooling,
+    quadrature,
+    rectifiers,
+    recurrent,
+    resize,
+    smooth,
+)
+from kernelfield.nets.algebra import Layer
+
+LAYERS: dict[str, type[Layer]] = {
+    f"layer.{kind.__name__}": kind
+    for kind in (
+        algebra.Serial,
+        algebra.Repeat,
+        algebra.Identity,
+        algebra.Residual,
+        algebra.Concat,
+        algebra.Product,
+        algebra.Scale,
+        attention.Attention,
+        controlled.Controlled,
+        conv.Conv,
+        conv.ConvTranspose,
+        conv.ConvLocal,
+        dense.Dense,
+        dense.Dropout,
+        graph.GraphAggregate,
+        norm.LayerNorm,
+        polynomials.Polynomial,
+        polynomials.Monomial,
+        polynomials.Hermite,
+        polynomials.RectifiedMonomial,
+        pooling.AvgPool,
+        pooling.SumPool,
+        pooling.GlobalAvgPool,
+        pooling.GlobalSumPool,
+        pooling.Flatten,
+        quadrature.Tanh,
+        quadrature.Sigmoid,
+        quadrature.Softplus,
+        quadrature.Silu,
+        quadrature.Mish,
+        quadrature.Snake,
+        quadrature.Elu,
+        quadrature.Selu,
+        rectifiers.Relu,
+        rectifiers.Abs,
+        rectifiers.LeakyRelu,
+        rectifiers.ABRelu,
+        rectifiers.Sign,
+        rectifiers.Step,
+        recurrent.Recurrent,
+        resize.Resize,
+        smooth.Erf,
+        smooth.SigmoidLike,
+        smooth.Gelu,
+        smooth.Sin,
+        smooth.Cos,
+        smooth.Gaussian,
+        smooth.Gabor,
+        smooth.Rbf,
+        smooth.Exp,
+        smooth.ExpNormalized,
+    )
+}
