@@ -13,6 +13,7 @@ written out; those of the points' numbers in inputs and scales are left to autog
 Sources: as for `dense` and `rectifiers`.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from kernelfield.nets.dense import Dense, biased, turn, weighed
 from kernelfield.nets.points import Points, directions, haversine, size
 from kernelfield.nets.rectifiers import Abs, Rectifier, contact
 
-TILE = 2**14  # pairs: the arrays that a layer works on stay in a second-level cache
+TILE = 2**18  # bytes of an array: those that a layer works on nearly stay in a second-level cache
 Layers = tuple[Layer, ...]
 
 
@@ -85,7 +86,7 @@ def _numbers(layers: Layers, points: Points) -> tuple[Tensor, Tensor, Tensor]:
         if biased(layer.b):
             std, *numbers = turn(std, layer.b)
             turns += numbers
-    return directions(points), std, torch.cat(turns, 1) if turns else std[:, :0]
+    return directions(points), std, torch.cat(turns, 1).mT.contiguous() if turns else std.mT[:0]
 
 
 class _Task(NamedTuple):
@@ -104,12 +105,13 @@ class _Sides(NamedTuple):
     turns2: Tensor
 
     def block(self, rows: slice, columns: slice) -> "_Sides":
-        return _Sides(*(t[rows] for t in self[:3]), *(t[columns] for t in self[3:]))
+        first, second = (self.u[rows], self.std1[rows]), (self.v[columns], self.std2[columns])
+        return _Sides(*first, self.turns1[:, rows], *second, self.turns2[:, columns])
 
-    def turn(self, k: int) -> tuple[Tensor, ...]:
-        """cos phi, sin(phi / 2), cos(phi / 2) of layer k, for rows (r, 1) and for columns (1, c)."""
-        place = slice(3 * k, 3 * k + 3)
-        return (*self.turns1[:, place].split(1, 1), *self.turns2[:, place].mT.split(1, 0))
+    def turns(self) -> list[tuple[Tensor, ...]]:
+        """cos phi, sin(phi / 2), cos(phi / 2) of each layer, for rows (r, 1), then for columns (1, c)."""
+        first, second = self.turns1[..., None].unbind(), self.turns2[:, None].unbind()
+        return [(*first[k : k + 3], *second[k : k + 3]) for k in range(0, len(first), 3)]
 
 
 class _Stack(torch.autograd.Function):
@@ -130,7 +132,7 @@ class _Stack(torch.autograd.Function):
         ctx.save_for_backward(u, std1, turns1, v, std2, turns2, kappas)
         ctx.task = task
         whole = _sides(u, std1, turns1, v, std2, turns2)
-        result, scratch = u.new_empty(len(u), len(whole.v)), u.new_empty(4, TILE)
+        result, scratch = u.new_empty(len(u), len(whole.v)), u.new_empty(4, TILE // u.element_size())
         for rows, columns in _tiles(u, v):
             tile = _tile(task, whole.block(rows, columns), kappas.tolist(), scratch)
             if v is None:
@@ -151,10 +153,10 @@ class _Stack(torch.autograd.Function):
             if symmetric and rows != columns:
                 G = G + grad[columns, rows].mT  # the lower half stands for both
             parts = _pull(ctx.task, whole.block(rows, columns), kappas.tolist(), G, by_kappas)
-            for total, part in zip(slopes[:3], parts[:3], strict=True):
-                total[rows] += part
-            for total, part in zip(slopes[-3:], parts[3:], strict=True):
-                total[columns] += part
+            for place, totals, part in ((rows, slopes[:3], parts[:3]), (columns, slopes[-3:], parts[3:])):
+                totals[0][place] += part[0]
+                totals[1][place] += part[1]
+                totals[2][:, place] += part[2]
         return (*slopes, *[None] * (6 - len(slopes)), by_kappas, None)
 
 
@@ -165,7 +167,7 @@ def _sides(*tensors: Tensor | None) -> _Sides:
 
 def _tiles(u: Tensor, v: Tensor | None) -> Iterator[tuple[slice, slice]]:
     """Blocks of rows and columns; of a symmetric matrix those up to the diagonal."""
-    step = int(TILE**0.5)
+    step = math.isqrt(TILE // u.element_size())
     n1, n2 = len(u), len(u if v is None else v)
     for i in range(0, n1, step):
         for j in range(0, min(i + step, n2) if v is None else n2, step):
@@ -174,31 +176,33 @@ def _tiles(u: Tensor, v: Tensor | None) -> Iterator[tuple[slice, slice]]:
 
 def _tile(task: _Task, sides: _Sides, kappas: list[float], scratch: Tensor) -> Tensor:
     """One block of the result. Works in place: every pass over new memory would cost as much again."""
-    e = haversine(sides.u, sides.v)
-    N, one, two, three = (s[: e.numel()].view(e.shape) for s in scratch)
+    e = haversine(sides.u, sides.v).clamp_(0, 1)
+    N, one, two, cosine = (s[: e.numel()].view(e.shape) for s in scratch)
     N.zero_()
-    turns = folds = 0
+    unit = e.new_ones(())
+    turns, folds = iter(sides.turns()), iter(kappas)
+    torch.sub(unit, e, alpha=2, out=cosine)
     for step in task.program:
         if step == "fold":
-            kappa, folds = kappas[folds], folds + 1
+            kappa = next(folds)
             half = torch.sqrt(e, out=one).asin_()
-            sine = torch.addcmul(e, e, e, value=-1, out=two).clamp_min_(0).sqrt_()
-            e.add_(torch.addcmul(half, e, half, value=-2, out=three).sub_(sine), alpha=kappa).clamp_min_(0)
+            sine = torch.addcmul(e, e, e, value=-1, out=two).sqrt_()
+            # Rounding may take e below zero where two points are one.
+            e.addcmul_(half, cosine, value=kappa).sub_(sine, alpha=kappa).clamp_min_(0)
             if task.tangent:
                 N.addcmul_(N, half, value=-2 * kappa)
             continue
         if step == "turn":
-            share1, sin1, cos1, share2, sin2, cos2 = sides.turn(turns)
-            turns += 1
+            share1, sin1, cos1, share2, sin2, cos2 = next(turns)
             both = torch.mul(share1, share2, out=one)
             between = torch.mul(sin1, cos2, out=two).addcmul_(cos1, sin2, value=-1)
             e.mul_(both).addcmul_(between, between)
-            if task.tangent:
-                N.mul_(both)
+        torch.sub(unit, e, alpha=2, out=cosine)
         if task.tangent:
-            N.sub_(e, alpha=2).add_(1)
-    result = N if task.tangent else torch.mul(e, -2, out=N).add_(1)
-    return result.mul_(sides.std1).mul_(sides.std2.mT)
+            N = torch.addcmul(cosine, N, both, out=N) if step == "turn" else N.add_(cosine)
+    if not task.tangent:
+        torch.sub(unit, e, alpha=2, out=N)
+    return N.mul_(sides.std1).mul_(sides.std2.mT)
 
 
 def _pull(task: _Task, sides: _Sides, kappas: list[float], G: Tensor, by_kappas: Tensor) -> tuple[Tensor, ...]:
@@ -206,10 +210,10 @@ def _pull(task: _Task, sides: _Sides, kappas: list[float], G: Tensor, by_kappas:
     e = haversine(sides.u, sides.v)
     N = torch.zeros_like(e)
     kept: list[Any] = []
-    turns = folds = 0
+    turns, folds = iter(sides.turns()), iter(kappas)
     for step in task.program:
         if step == "fold":
-            kappa, folds = kappas[folds], folds + 1
+            kappa = next(folds)
             half = e.sqrt().asin_()
             sine = torch.addcmul(e, e, e, value=-1).clamp_min_(0).sqrt_()
             chord = torch.addcmul(half, e, half, value=-2).sub_(sine)
@@ -218,8 +222,7 @@ def _pull(task: _Task, sides: _Sides, kappas: list[float], G: Tensor, by_kappas:
             N = torch.addcmul(N, N, half, value=-2 * kappa) if task.tangent else N
             continue
         if step == "turn":
-            numbers = sides.turn(turns)
-            turns += 1
+            numbers = next(turns)
             share1, sin1, cos1, share2, sin2, cos2 = numbers
             both, between = share1 * share2, torch.addcmul(sin1 * cos2, cos1, sin2, value=-1)
             kept.append((e, N, both, between, numbers))
@@ -233,7 +236,7 @@ def _pull(task: _Task, sides: _Sides, kappas: list[float], G: Tensor, by_kappas:
     by_std1, by_std2 = weighted @ sides.std2, weighted.mT @ sides.std1
     by_value = G * sides.std1 * sides.std2.mT
     by_e, by_N = (torch.zeros_like(e), by_value) if task.tangent else (-2 * by_value, N)
-    by_turns1, by_turns2 = [], []
+    by_turns1, by_turns2, fold = [], [], len(kappas)
     for step in reversed(task.program):
         if task.tangent and step != "fold":
             by_e = torch.sub(by_e, by_N, alpha=2)
@@ -245,15 +248,15 @@ def _pull(task: _Task, sides: _Sides, kappas: list[float], G: Tensor, by_kappas:
             by_turns2 += [by_between.mT @ sin1, -by_between.mT @ cos1, by_both.mT @ share1]
             by_e, by_N = by_e * both, by_N * both if task.tangent else N
         elif step == "fold":
-            folds -= 1
-            kappa = kappas[folds]
+            fold -= 1
+            kappa = kappas[fold]
             e, N, half, sine, chord = kept.pop()
-            by_kappas[folds] += (by_e * chord).sum()
+            by_kappas[fold] += (by_e * chord).sum()
             slope = torch.rsub(half, 1, alpha=2 * kappa)
             by_e = by_e * slope
             if task.tangent:
                 by_slope = by_N * N
-                by_kappas[folds] -= 2 * (by_slope * half).sum()
+                by_kappas[fold] -= 2 * (by_slope * half).sum()
                 # The slope has a kink at e = 0; its symmetric derivative there is 0.
                 by_e.sub_(torch.where(sine > contact(e), by_slope / sine, 0), alpha=kappa)
                 by_N = by_N * slope
@@ -269,5 +272,5 @@ def _pull(task: _Task, sides: _Sides, kappas: list[float], G: Tensor, by_kappas:
 
 
 def _in_order(columns: list[Tensor], turns: Tensor) -> Tensor:
-    """Gradients (n, 1) of the turns, which were found from the last to the first."""
-    return torch.cat(columns[::-1], 1) if columns else torch.zeros_like(turns)
+    """The gradients (n, 1) of the turns, found from the last to the first, as rows."""
+    return torch.cat(columns[::-1], 1).mT if columns else torch.zeros_like(turns)

@@ -29,7 +29,7 @@ ARCHS = {
 @pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS)
 def test_tiles_of_any_size_give_the_layers_rules(arch, kind, monkeypatch):
     monkeypatch.setattr(gram_module, "TILE", 9)
-    monkeypatch.setattr(stack_module, "TILE", 9)
+    monkeypatch.setattr(stack_module, "TILE", 9 * 8)
     x, y = Points(torch.randn(7, 3)), Points(torch.randn(5, 3))
     wanted = arch.wanted(Wanted(kind == "ntk"))
     for other in (None, y):
@@ -46,7 +46,7 @@ def test_tiles_of_any_size_give_the_layers_rules(arch, kind, monkeypatch):
 @pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS)
 def test_gradients_over_many_tiles(arch, kind, monkeypatch):
     monkeypatch.setattr(gram_module, "TILE", 4)
-    monkeypatch.setattr(stack_module, "TILE", 4)
+    monkeypatch.setattr(stack_module, "TILE", 4 * 8)
     x, scales = torch.randn(5, 3).requires_grad_(), torch.tensor(arch.scales()).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, s: gram(arch, Points(x), kind=kind, scales=s), (x, scales))
 
