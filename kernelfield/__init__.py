@@ -15,35 +15,205 @@ from kernelfield.core.version import __version__
 if TYPE_CHECKING:
     from kernelfield.core.contracts import Data
     from kernelfield.core.mixing import InverseGamma, Unit
+    from kernelfield.estimators.machine import KernelMachine
     from kernelfield.estimators.persistence import load, save
     from kernelfield.estimators.regressor import FieldRegressor
+    from kernelfield.kernels.empirical import EmpiricalKernel
+    from kernelfield.kernels.hierarchical import hierarchical
+    from kernelfield.kernels.laplace import matched_laplace
+    from kernelfield.kernels.network import NetworkKernel
+    from kernelfield.kernels.random_features import DeepRandomFeatures
     from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic
+    from kernelfield.models.flow import GradientFlow
     from kernelfield.models.process import Process
+    from kernelfield.nets.algebra import Concat, Identity, Product, Repeat, Residual, Scale, Serial
+    from kernelfield.nets.attention import Attention
+    from kernelfield.nets.controlled import Controlled
+    from kernelfield.nets.conv import Conv, ConvLocal, ConvTranspose
+    from kernelfield.nets.convert import ResidualModule, from_torch
+    from kernelfield.nets.criticality import criticality, deep_residual, edge_of_chaos
+    from kernelfield.nets.dense import Dense, Dropout
+    from kernelfield.nets.empirical import empirical_nngp, empirical_ntk
+    from kernelfield.nets.finite_width import finite_width, least_width
+    from kernelfield.nets.graph import GraphAggregate
+    from kernelfield.nets.norm import LayerNorm
+    from kernelfield.nets.polynomials import Hermite, Monomial, Polynomial, RectifiedMonomial
+    from kernelfield.nets.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, SumPool
+    from kernelfield.nets.quadrature import Elementwise, Elu, Mish, Selu, Sigmoid, Silu, Snake, Softplus, Tanh
+    from kernelfield.nets.rectifiers import ABRelu, Abs, LeakyRelu, Relu, Sign, Step
+    from kernelfield.nets.recurrent import Recurrent
+    from kernelfield.nets.resize import Resize
+    from kernelfield.nets.singular import InfinitelyDeep
+    from kernelfield.nets.smooth import Cos, Erf, Exp, ExpNormalized, Gabor, Gaussian, Gelu, Rbf, SigmoidLike, Sin
+    from kernelfield.nets.taylor import linearize
+    from kernelfield.nets.weights import redraw
 
 __all__ = [
     "RBF",
+    "ABRelu",
+    "Abs",
+    "Attention",
+    "AvgPool",
+    "Concat",
+    "Controlled",
+    "Conv",
+    "ConvLocal",
+    "ConvTranspose",
+    "Cos",
     "Data",
+    "DeepRandomFeatures",
+    "Dense",
+    "Dropout",
+    "Elementwise",
+    "Elu",
+    "EmpiricalKernel",
+    "Erf",
+    "Exp",
+    "ExpNormalized",
     "FieldRegressor",
+    "Flatten",
+    "Gabor",
+    "Gaussian",
+    "Gelu",
+    "GlobalAvgPool",
+    "GlobalSumPool",
+    "GradientFlow",
+    "GraphAggregate",
+    "Hermite",
+    "Identity",
+    "InfinitelyDeep",
     "InverseGamma",
+    "KernelMachine",
+    "LayerNorm",
+    "LeakyRelu",
     "Matern",
+    "Mish",
+    "Monomial",
+    "NetworkKernel",
+    "Polynomial",
     "Process",
+    "Product",
     "RationalQuadratic",
+    "Rbf",
+    "RectifiedMonomial",
+    "Recurrent",
+    "Relu",
+    "Repeat",
+    "Residual",
+    "ResidualModule",
+    "Resize",
+    "Scale",
+    "Selu",
+    "Serial",
+    "Sigmoid",
+    "SigmoidLike",
+    "Sign",
+    "Silu",
+    "Sin",
+    "Snake",
+    "Softplus",
+    "Step",
+    "SumPool",
+    "Tanh",
     "Unit",
     "__version__",
+    "criticality",
+    "deep_residual",
+    "edge_of_chaos",
+    "empirical_nngp",
+    "empirical_ntk",
+    "finite_width",
+    "from_torch",
+    "hierarchical",
+    "least_width",
+    "linearize",
     "load",
+    "matched_laplace",
+    "redraw",
     "save",
 ]
 
 _HOMES = {
+    "ABRelu": "nets.rectifiers",
+    "Abs": "nets.rectifiers",
+    "Attention": "nets.attention",
+    "AvgPool": "nets.pooling",
+    "Concat": "nets.algebra",
+    "Controlled": "nets.controlled",
+    "Conv": "nets.conv",
+    "ConvLocal": "nets.conv",
+    "ConvTranspose": "nets.conv",
+    "Cos": "nets.smooth",
     "Data": "core.contracts",
+    "DeepRandomFeatures": "kernels.random_features",
+    "Dense": "nets.dense",
+    "Dropout": "nets.dense",
+    "Elementwise": "nets.quadrature",
+    "Elu": "nets.quadrature",
+    "EmpiricalKernel": "kernels.empirical",
+    "Erf": "nets.smooth",
+    "Exp": "nets.smooth",
+    "ExpNormalized": "nets.smooth",
     "FieldRegressor": "estimators.regressor",
+    "Flatten": "nets.pooling",
+    "Gabor": "nets.smooth",
+    "Gaussian": "nets.smooth",
+    "Gelu": "nets.smooth",
+    "GlobalAvgPool": "nets.pooling",
+    "GlobalSumPool": "nets.pooling",
+    "GradientFlow": "models.flow",
+    "GraphAggregate": "nets.graph",
+    "Hermite": "nets.polynomials",
+    "Identity": "nets.algebra",
+    "InfinitelyDeep": "nets.singular",
     "InverseGamma": "core.mixing",
+    "KernelMachine": "estimators.machine",
+    "LayerNorm": "nets.norm",
+    "LeakyRelu": "nets.rectifiers",
     "Matern": "kernels.stationary",
+    "Mish": "nets.quadrature",
+    "Monomial": "nets.polynomials",
+    "NetworkKernel": "kernels.network",
+    "Polynomial": "nets.polynomials",
     "Process": "models.process",
+    "Product": "nets.algebra",
     "RBF": "kernels.stationary",
     "RationalQuadratic": "kernels.stationary",
+    "Rbf": "nets.smooth",
+    "RectifiedMonomial": "nets.polynomials",
+    "Recurrent": "nets.recurrent",
+    "Relu": "nets.rectifiers",
+    "Repeat": "nets.algebra",
+    "Residual": "nets.algebra",
+    "ResidualModule": "nets.convert",
+    "Resize": "nets.resize",
+    "Scale": "nets.algebra",
+    "Selu": "nets.quadrature",
+    "Serial": "nets.algebra",
+    "Sigmoid": "nets.quadrature",
+    "SigmoidLike": "nets.smooth",
+    "Sign": "nets.rectifiers",
+    "Silu": "nets.quadrature",
+    "Sin": "nets.smooth",
+    "Snake": "nets.quadrature",
+    "Softplus": "nets.quadrature",
+    "Step": "nets.rectifiers",
+    "SumPool": "nets.pooling",
+    "Tanh": "nets.quadrature",
     "Unit": "core.mixing",
+    "criticality": "nets.criticality",
+    "deep_residual": "nets.criticality",
+    "edge_of_chaos": "nets.criticality",
+    "empirical_nngp": "nets.empirical",
+    "empirical_ntk": "nets.empirical",
+    "finite_width": "nets.finite_width",
+    "from_torch": "nets.convert",
+    "hierarchical": "kernels.hierarchical",
+    "least_width": "nets.finite_width",
+    "linearize": "nets.taylor",
     "load": "estimators.persistence",
+    "matched_laplace": "kernels.laplace",
+    "redraw": "nets.weights",
     "save": "estimators.persistence",
 }
 

@@ -22,7 +22,7 @@ from kernelfield.nets.state import CovState, Wanted
 Kind = Literal["nngp", "ntk"]
 KINDS = ("nngp", "ntk")
 TILE = 2**14  # pairs: the half dozen arrays that a layer works on stay in a second-level cache
-SPACE_TILE = 2**20  # pairs of positions: short rows of points make small operations
+SPACE_TILE = 2**18  # pairs of positions: with fewer, rows of points are short and operations small
 
 
 def gram(

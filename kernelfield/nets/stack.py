@@ -13,7 +13,6 @@ written out; those of the points' numbers in inputs and scales are left to autog
 Sources: as for `dense` and `rectifiers`.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from kernelfield.nets.points import Points, directions, haversine, size
 from kernelfield.nets.rectifiers import Abs, Rectifier, contact
 
 TILE = 2**18  # bytes of an array: those that a layer works on nearly stay in a second-level cache
+ROWS = 64  # a tile is wide and low: operations that broadcast cost some time for each row
 Layers = tuple[Layer, ...]
 
 
@@ -137,8 +137,10 @@ class _Stack(torch.autograd.Function):
             tile = _tile(task, whole.block(rows, columns), kappas.tolist(), scratch)
             if v is None:
                 result[columns, rows] = tile.mT
-                tile = tile if rows != columns else tile.tril() + tile.tril(-1).mT
             result[rows, columns] = tile
+            if v is None and columns.stop == rows.stop:
+                square = result[rows, rows]
+                square.copy_(square.tril() + square.tril(-1).mT)
         return result
 
     @staticmethod
@@ -150,8 +152,10 @@ class _Stack(torch.autograd.Function):
         by_kappas = torch.zeros_like(kappas)
         for rows, columns in _tiles(sides[0], sides[3]):
             G = grad[rows, columns]
-            if symmetric and rows != columns:
-                G = G + grad[columns, rows].mT  # the lower half stands for both
+            if symmetric:  # the lower half stands for both; a square on the diagonal holds both itself
+                G = G + grad[columns, rows].mT
+                if columns.stop == rows.stop:
+                    G[:, rows.start - columns.start :] *= 0.5
             parts = _pull(ctx.task, whole.block(rows, columns), kappas.tolist(), G, by_kappas)
             for place, totals, part in ((rows, slopes[:3], parts[:3]), (columns, slopes[-3:], parts[3:])):
                 totals[0][place] += part[0]
@@ -167,11 +171,12 @@ def _sides(*tensors: Tensor | None) -> _Sides:
 
 def _tiles(u: Tensor, v: Tensor | None) -> Iterator[tuple[slice, slice]]:
     """Blocks of rows and columns; of a symmetric matrix those up to the diagonal."""
-    step = math.isqrt(TILE // u.element_size())
     n1, n2 = len(u), len(u if v is None else v)
-    for i in range(0, n1, step):
-        for j in range(0, min(i + step, n2) if v is None else n2, step):
-            yield slice(i, min(i + step, n1)), slice(j, min(j + step, n2))
+    wide = max(1, TILE // u.element_size() // ROWS**2) * ROWS  # a square of the diagonal is in one block
+    for i in range(0, n1, ROWS):
+        stop = min(i + ROWS, n1)
+        for j in range(0, stop if v is None else n2, wide):
+            yield slice(i, stop), slice(j, min(j + wide, stop if v is None else n2))
 
 
 def _tile(task: _Task, sides: _Sides, kappas: list[float], scratch: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ ARCHS = {
 @pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS)
 def test_tiles_of_any_size_give_the_layers_rules(arch, kind, monkeypatch):
     monkeypatch.setattr(gram_module, "TILE", 9)
-    monkeypatch.setattr(stack_module, "TILE", 9 * 8)
+    monkeypatch.setattr(stack_module, "TILE", 2 * 4 * 8)
+    monkeypatch.setattr(stack_module, "ROWS", 2)
     x, y = Points(torch.randn(7, 3)), Points(torch.randn(5, 3))
     wanted = arch.wanted(Wanted(kind == "ntk"))
     for other in (None, y):
@@ -47,6 +48,7 @@ def test_tiles_of_any_size_give_the_layers_rules(arch, kind, monkeypatch):
 def test_gradients_over_many_tiles(arch, kind, monkeypatch):
     monkeypatch.setattr(gram_module, "TILE", 4)
     monkeypatch.setattr(stack_module, "TILE", 4 * 8)
+    monkeypatch.setattr(stack_module, "ROWS", 2)
     x, scales = torch.randn(5, 3).requires_grad_(), torch.tensor(arch.scales()).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, s: gram(arch, Points(x), kind=kind, scales=s), (x, scales))
 
@@ -107,7 +109,7 @@ def test_a_batch_is_its_elements():
 
 
 def test_the_memory_of_a_backward_pass_is_a_few_matrices():
-    n = 3000
+    n = 2000
     arch = Dense(1.4, 0.1) >> Repeat(Relu() >> Dense(1.4, 0.1), 10)
     x = torch.randn(n, 4)
     scales = torch.tensor(arch.scales()).requires_grad_()
