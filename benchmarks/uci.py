@@ -1,10 +1,11 @@
 """Test scores of `kernelfield fit` and of BoTorch's SingleTaskGP on the same splits of real data.
 
-    KERNELFIELD_DATA=folder python benchmarks/uci.py [--sets concrete energy yacht] [--splits 5]
+    KERNELFIELD_DATA=folder python benchmarks/uci.py [--sets concrete energy yacht boston] [--splits 5]
+        [--models gp nngp ntk erf-nngp]
 
 The folder holds NAME.npz files with X (n, d), y (n,) and test_mask (n, splits). Each split is
-exported to two CSV files; the command line fits the first, with its default model, and scores the
-second. BoTorch's model has its defaults: inputs normalised, targets standardised, RBF with
+exported to two CSV files; the command line fits the first and scores the
+second, for each model asked for. BoTorch's model has its defaults: inputs normalised, targets standardised, RBF with
 dimension-scaled priors, fitted by `fit_gpytorch_mll`. NLL in nats a point, units of y.
 """
 
@@ -26,9 +27,9 @@ ERRORS = "mean over splits, and its standard error"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=["concrete", "energy", "yacht"])
+    parser.add_argument("--sets", nargs="+", default=["concrete", "energy", "yacht", "boston"])
     parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--model", default="gp", help="a name of `kernelfield models`")
+    parser.add_argument("--models", nargs="+", default=["gp"], help="names of `kernelfield models`")
     options = parser.parse_args()
     if "KERNELFIELD_DATA" not in os.environ:
         raise SystemExit("set KERNELFIELD_DATA to the folder that holds the data sets")
@@ -36,13 +37,14 @@ def main() -> None:
     results = {}
     for name in options.sets:
         data = np.load(Path(os.environ["KERNELFIELD_DATA"]) / f"{name}.npz")
-        both: dict[str, list[dict]] = {"kernelfield": [], "BoTorch": []}
+        scored: dict[str, list[dict]] = {**{model: [] for model in options.models}, "BoTorch": []}
         for split in range(options.splits):
             test = data["test_mask"][:, split].astype(bool)
             parts = data["X"][~test], data["y"][~test].ravel(), data["X"][test], data["y"][test].ravel()
-            both["kernelfield"].append(ours(*parts, model=options.model))
-            both["BoTorch"].append(theirs(*parts))
-        results[name] = {library: row(name, library, scores) for library, scores in both.items()}
+            for model in options.models:
+                scored[model].append(ours(*parts, model=model))
+            scored["BoTorch"].append(theirs(*parts))
+        results[name] = {library: row(name, library, scores) for library, scores in scored.items()}
     print(json.dumps(results))
 
 

@@ -16,7 +16,7 @@ from kernelfield.models.zoo import MODELS
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Not needed by estimators. pykeops is not either, but GPyTorch imports it where it is installed.
-OPTIONAL = {"botorch", "jinja2", "matplotlib", "optuna", "rich", "typer"}
+OPTIONAL = {"botorch", "jinja2", "matplotlib", "optuna", "typer"}  # rich comes with parts of scikit-learn
 
 
 def required() -> dict[str, Requirement]:

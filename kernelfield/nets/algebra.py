@@ -255,6 +255,12 @@ class Scale(Layer):
     def module(self, fan_in: int, width: int, fan_out: int) -> tuple[nn.Module, int]:
         return _Scaled(float(self.factor)), fan_in
 
+    def scales(self) -> list[float]:
+        return []  # the layers around it have scales to learn
+
+    def rebuild(self, scales: Iterator[Tensor | float]) -> Layer:
+        return self
+
 
 def _scaled(state: CovState, factor: float | Tensor) -> CovState:
     gain = factor if isinstance(factor, Tensor) else abs(factor)
