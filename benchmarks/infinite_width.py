@@ -13,12 +13,12 @@ compilation left out. Prints tables, then one line of JSON.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 INPUTS, REPEATS = 64, 3
 DEPTHS = (3, 10)
@@ -176,11 +176,18 @@ def memory(n: int) -> dict[str, float]:
     scales = torch.tensor(arch.scales(), dtype=torch.double).requires_grad_()
     x = torch.randn(n, INPUTS, dtype=torch.double)
     gram(arch, Points(x[:300]), kind="ntk", scales=scales).sum().backward()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident("VmRSS")
     K = gram(arch, Points(x), kind="ntk", scales=scales)
     K.backward(torch.ones_like(K))
-    peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    peak = resident("VmHWM") - before
     return {"bytes": peak, "matrices": peak / (8 * n**2)}
+
+
+def resident(name: str) -> int:
+    """Bytes of memory of this process: VmRSS now, VmHWM at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def network(depth: int):

@@ -1,6 +1,6 @@
 """Test scores of `kernelfield fit` and of BoTorch's SingleTaskGP on the same splits of real data.
 
-    KERNELFIELD_DATA=folder python benchmarks/uci.py [--sets concrete energy yacht boston] [--splits 5]
+    KERNELFIELD_DATA=folder python benchmarks/uci.py [--sets concrete energy yacht] [--splits 5]
         [--models gp nngp ntk erf-nngp]
 
 The folder holds NAME.npz files with X (n, d), y (n,) and test_mask (n, splits). Each split is
@@ -27,7 +27,7 @@ ERRORS = "mean over splits, and its standard error"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=["concrete", "energy", "yacht", "boston"])
+    parser.add_argument("--sets", nargs="+", default=["concrete", "energy", "yacht", "bostonHousing"])
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--models", nargs="+", default=["gp"], help="names of `kernelfield models`")
     options = parser.parse_args()
