@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from importlib import metadata
 
@@ -134,14 +133,12 @@ def test_the_same_report_gives_the_same_page():
     assert report().to_html() == report().to_html()
 
 
-def test_a_large_test_set_takes_seconds_and_a_small_page():
+def test_a_large_test_set_makes_a_small_page():
     n = 100_000
     mean = torch.randn(1, n, 1)
     y = mean[0] + torch.randn(n, 1)
-    start = time.perf_counter()
     evaluation = evaluate(Draws(mean, torch.ones(1), torch.tensor(1.0)), y)
     page = report(evaluation=evaluation, baseline=baseline(y.numpy(), y.numpy())).to_html()
-    assert time.perf_counter() - start < 10
     assert len(page) < 1.5e6
     assert "2,000 of 100,000 points" in page
 
