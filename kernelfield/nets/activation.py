@@ -16,9 +16,10 @@ takes over there. Odd and even functions turn opposite inputs into coincident on
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from kernelfield.nets.state import CovState, Wanted
 SPAN, SHARE = (0.5 * v for v in np.polynomial.legendre.leggauss(4))
 SPAN = SPAN + 0.5
 
+FEW = 16  # below one near pair in so many, those alone are computed again
 CONTACT = 16  # units of rounding within which two angles or deviations are one
 
 
@@ -152,13 +154,36 @@ class Smooth(Activation):
         unequal = (before.std1 - before.std2).abs() > CONTACT * eps * before.std1
         different = positive & (unequal | (before.haversine > (CONTACT * eps) ** 2))
         near = different & (after < eps**NEAR)
-        if near.any():
-            e = torch.where(near, before.haversine, 0)
-            mean = sum(
-                2 * w * x * self.slope(replace(before, haversine=e * x**2)) for x, w in zip(SPAN, SHARE, strict=True)
-            )
-            after = torch.where(near, 0.5 * self.unlike(before) + before.both / both * e * mean, after)
+        if FEW * int(near.sum()) > near.numel():
+            close = replace(before, haversine=torch.where(near, before.haversine, 0))
+            after = torch.where(near, self._integral(close, both), after)
+        elif near.any():
+            places = near.nonzero(as_tuple=True)
+
+            def chosen(t: Tensor) -> Tensor:
+                return t.expand(near.shape)[places]
+
+            close = Pair(chosen(before.haversine), chosen(before.std1), chosen(before.std2))
+            after = after.index_put(places, self._each(chosen)._integral(close, chosen(both)))
         return torch.where(different, after, 0).clamp(0, 1)
+
+    def _integral(self, before: Pair, both: Tensor) -> Tensor:
+        """e' by the second line of the module docstring; both is a' b'."""
+        e = before.haversine
+        mean = sum(
+            2 * w * x * self.slope(replace(before, haversine=e * x**2)) for x, w in zip(SPAN, SHARE, strict=True)
+        )
+        return 0.5 * self.unlike(before) + before.both / both * e * mean
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same activation with every scale that comes in a batch changed."""
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(changed(v) for v in value)
+            return change(value) if isinstance(value, Tensor) and value.ndim else value
+
+        return replace(self, **{f.name: changed(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
 
 
 class Pointwise(nn.Module):

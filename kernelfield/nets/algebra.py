@@ -162,7 +162,7 @@ class Residual(Layer):
         size = fan_out if self.sets_width else fan_in
         skip, size = self.skip.module(fan_in, width, size)
         branch, _ = self.branch.module(fan_in, width, size)
-        return _Sum(nn.ModuleList([skip, branch])), size
+        return Added(nn.ModuleList([skip, branch])), size
 
     def gaussian(self, before: bool) -> bool:
         if not self.branch.gaussian(before):
@@ -203,7 +203,7 @@ class Concat(Layer):
         total = sum(self._widths)
         sizes = [max(1, round(fan_out * w / total)) for w in self._widths]
         pairs = [b.module(fan_in, width, s) for b, s in zip(self.branches, sizes, strict=True)]
-        return _Concat(nn.ModuleList(m for m, _ in pairs)), sum(size for _, size in pairs)
+        return Joined(nn.ModuleList(m for m, _ in pairs)), sum(size for _, size in pairs)
 
     def gaussian(self, before: bool) -> bool:
         laws = [branch.gaussian(before) for branch in self.branches]
@@ -228,7 +228,7 @@ class Product(Layer):
 
     def module(self, fan_in: int, width: int, fan_out: int) -> tuple[nn.Module, int]:
         pairs = [b.module(fan_in, width, fan_out) for b in self.branches]
-        return _Product(nn.ModuleList(m for m, _ in pairs)), pairs[0][1]
+        return Multiplied(nn.ModuleList(m for m, _ in pairs)), pairs[0][1]
 
     def gaussian(self, before: bool) -> bool:
         for branch in self.branches:
@@ -253,7 +253,7 @@ class Scale(Layer):
         return _scaled(state, self.factor)
 
     def module(self, fan_in: int, width: int, fan_out: int) -> tuple[nn.Module, int]:
-        return _Scaled(float(self.factor)), fan_in
+        return Scaled(float(self.factor)), fan_in
 
     def scales(self) -> list[float]:
         return []  # the layers around it have scales to learn
@@ -315,7 +315,7 @@ def _either(one: Wanted, other: Wanted) -> Wanted:
     return Wanted(*(getattr(one, f.name) or getattr(other, f.name) for f in fields(Wanted)))
 
 
-class _Sum(nn.Module):
+class Added(nn.Module):
     def __init__(self, branches: nn.ModuleList) -> None:
         super().__init__()
         self.branches = branches
@@ -324,17 +324,17 @@ class _Sum(nn.Module):
         return sum((branch(x) for branch in self.branches), torch.zeros(()).to(x))
 
 
-class _Product(_Sum):
+class Multiplied(Added):
     def forward(self, x: Tensor) -> Tensor:
         return math.prod((branch(x) for branch in self.branches), start=torch.ones(()).to(x))
 
 
-class _Concat(_Sum):
+class Joined(Added):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([branch(x) for branch in self.branches], -1)
 
 
-class _Scaled(nn.Module):
+class Scaled(nn.Module):
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor

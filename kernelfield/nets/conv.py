@@ -114,7 +114,7 @@ class Conv(_Filters):
         return _filtered(self, state, along, presents, fan_in)
 
     def filters(self, fan_in: int, size: int) -> nn.Module:
-        return _Convolution(self, fan_in * prod(self.window), size)
+        return Convolution(self, fan_in * prod(self.window), size)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class ConvTranspose(_Filters):
         return _filtered(self, state, along, presents, fan_in)
 
     def filters(self, fan_in: int, size: int) -> nn.Module:
-        return _Transposed(self, fan_in * prod(self.window), size)
+        return TransposedConvolution(self, fan_in * prod(self.window), size)
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class ConvLocal(_Filters):
         return replace(after, haversine=haversine, tangent=tangent, first=first, second=second, full=True)
 
     def filters(self, fan_in: int, size: int) -> nn.Module:
-        return _Local(self, UNKNOWN, size)
+        return LocalConvolution(self, UNKNOWN, size)
 
 
 Along = list[tuple[Tap, ...]]  # the taps along each position axis
@@ -275,21 +275,21 @@ class _FilterBank(Affine):
         return 0.0 if self.bias is None else self.gains[1] * self.bias
 
 
-class _Convolution(_FilterBank):
+class Convolution(_FilterBank):
     def forward(self, x: Tensor) -> Tensor:
         axes = self.windows.axes(tuple(x.shape[1:-1]))
         y = CONVOLUTIONS[len(axes)](padded(x.movedim(-1, 1), axes), self.kernel, stride=self.windows.steps)
         return y.movedim(1, -1) + self.shift
 
 
-class _Transposed(_FilterBank):
+class TransposedConvolution(_FilterBank):
     def forward(self, x: Tensor) -> Tensor:
         axes = self.windows.backward(tuple(x.shape[1:-1]))
         y = TRANSPOSED[len(axes)](x.movedim(-1, 1), self.kernel.transpose(0, 1), stride=self.windows.steps)
         return cropped(y, axes).movedim(1, -1) + self.shift
 
 
-class _Local(_FilterBank):
+class LocalConvolution(_FilterBank):
     def forward(self, x: Tensor) -> Tensor:
         axes = self.windows.axes(tuple(x.shape[1:-1]))
         patches, k = padded(x.movedim(-1, 1), axes), len(axes)

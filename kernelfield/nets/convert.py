@@ -21,13 +21,33 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from kernelfield.nets import algebra, conv, pooling
 from kernelfield.nets.activation import Activation, Pointwise
-from kernelfield.nets.algebra import Concat, Identity, Layer, Product, Residual, Scale, Serial
-from kernelfield.nets.conv import Conv, ConvLocal, ConvTranspose
+from kernelfield.nets.algebra import (
+    Added,
+    Concat,
+    Identity,
+    Joined,
+    Layer,
+    Multiplied,
+    Product,
+    Residual,
+    Scale,
+    Scaled,
+    Serial,
+)
+from kernelfield.nets.conv import Conv, ConvLocal, Convolution, ConvTranspose, LocalConvolution, TransposedConvolution
 from kernelfield.nets.dense import Affine, Dense, Dropout
 from kernelfield.nets.norm import LayerNorm, Normalisation
-from kernelfield.nets.pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, SumPool
+from kernelfield.nets.pooling import (
+    AvgPool,
+    Flatten,
+    GlobalAvgPool,
+    GlobalMean,
+    GlobalSum,
+    GlobalSumPool,
+    SumPool,
+    WindowSum,
+)
 from kernelfield.nets.quadrature import Elu, Mish, Selu, Sigmoid, Silu, Softplus, Tanh
 from kernelfield.nets.rectifiers import LeakyRelu, Relu
 from kernelfield.nets.smooth import Gelu
@@ -299,14 +319,14 @@ READERS: dict[type[nn.Module], Read] = {
     Affine: _affine,
     Pointwise: lambda reader, module, path: module.activation,
     Normalisation: lambda reader, module, path: LayerNorm(module.axes),
-    conv._Convolution: _filters,
-    conv._Transposed: _filters,
-    conv._Local: _filters,
-    pooling._WindowSum: _window_sum,
-    pooling._GlobalMean: lambda reader, module, path: GlobalAvgPool(),
-    pooling._GlobalSum: lambda reader, module, path: GlobalSumPool(),
-    algebra._Sum: _joining(_sum),
-    algebra._Product: _joining(_product),
-    algebra._Concat: _joining(_concat),
-    algebra._Scaled: lambda reader, module, path: Scale(module.factor),
+    Convolution: _filters,
+    TransposedConvolution: _filters,
+    LocalConvolution: _filters,
+    WindowSum: _window_sum,
+    GlobalMean: lambda reader, module, path: GlobalAvgPool(),
+    GlobalSum: lambda reader, module, path: GlobalSumPool(),
+    Added: _joining(_sum),
+    Multiplied: _joining(_product),
+    Joined: _joining(_concat),
+    Scaled: lambda reader, module, path: Scale(module.factor),
 }

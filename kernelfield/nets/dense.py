@@ -111,6 +111,7 @@ class Turn(NamedTuple):
 
     std: Tensor
     share: Tensor  # cos phi
+    bias: Tensor  # sin phi
     sin: Tensor  # sin(phi / 2)
     cos: Tensor  # cos(phi / 2)
 
@@ -118,9 +119,9 @@ class Turn(NamedTuple):
 def turn(std: Tensor, b: Scale) -> Turn:
     """The effect of biases of scale b; tan phi = b / std."""
     total = hypotenuse(std, b)
-    share = std / total
+    share, bias = std / total, b / total
     half = ((1 + share) / 2).sqrt()
-    return Turn(total, share, b / total / (2 * half), half)
+    return Turn(total, share, bias, bias / (2 * half), half)
 
 
 def _weighted(state: CovState, w: tuple[Scale, ...]) -> CovState:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernelfield.nets.algebra import Layer
-from kernelfield.nets.points import Points
-from kernelfield.nets.stack import stacked, unrolled
+from kernelfield.nets.points import Points, check_alike
+from kernelfield.nets.stack import stacked, stacked_diagonal, unrolled
 from kernelfield.nets.state import CovState, Wanted
 
 Kind = Literal["nngp", "ntk"]
@@ -33,7 +33,8 @@ def gram(
     points2: None for points1 with itself. scales (*b, k): replace those of the architecture, in
     the order of `arch.scales()`.
 
-    Errors: ValueError for an unknown kind, or an architecture that has no closed form.
+    Errors: ValueError for an unknown kind, an architecture that has no closed form, or inputs that
+    cannot be compared.
     """
     return _evaluate(arch, points1, points2, kind, scales, paired=False)
 
@@ -51,16 +52,21 @@ def _evaluate(
     if kind not in KINDS:
         raise ValueError(f"kind must be 'nngp' or 'ntk', got {kind!r}")
     arch.gaussian(False)
+    if points2 is not None:
+        check_alike(points1, points2, full=arch.wanted(Wanted(kind == "ntk")).full, paired=paired)
     if scales is None:
-        scales = points1.x.new_tensor(arch.scales())
+        scales = torch.tensor(arch.scales(), dtype=torch.float64, device=points1.x.device)
     batched = scales.ndim > 1 or points1.x.ndim > 2 or (points2 is not None and points2.x.ndim > 2)
-    if not paired and not batched:
-        layers = unrolled(arch.rebuild(iter(scales if scales.requires_grad else scales.tolist())))
-        if layers is not None:
-            return stacked(layers, points1, points2, tangent=kind == "ntk")
+    layers = None if batched else unrolled(arch.rebuild(iter(scales if scales.requires_grad else scales.tolist())))
+    if layers is not None and not paired:
+        return stacked(layers, points1, points2, tangent=kind == "ntk")
+    if layers is not None and points2 is None:
+        return stacked_diagonal(layers, points1, tangent=kind == "ntk")[:, None]
     if points1.space and scales.ndim > 1:  # space stands between the batch and the pairs: one at a time
         return _one_by_one(arch, points1, points2, kind, scales, paired=paired)
     problem = _Problem(arch, kind, points1, points2, paired)
+    if paired and problem.rounds:
+        return _evaluate(arch, points1.double(), None, kind, scales.double(), paired=True).to(points1.x)
     return _Gram.apply(points1.x, None if points2 is None else points2.x, scales, problem)
 
 
@@ -93,6 +99,11 @@ class _Problem:
     @property
     def wanted(self) -> Wanted:
         return self.arch.wanted(Wanted(tangent=self.kind == "ntk"))
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the diagonal in single precision would show its rounding, and in double costs little."""
+        return self.points1.x.dtype == torch.float32 and self.points2 is None and not self.wanted.full
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         """Blocks of rows and columns; of a symmetric matrix those up to the diagonal."""
@@ -148,6 +159,9 @@ class _Gram(torch.autograd.Function):
             else:
                 result[..., columns, rows] = tile.mT
                 result[..., rows, columns] = tile if rows != columns else tile.tril() + tile.tril(-1).mT
+        if problem.rounds:
+            own = _evaluate(problem.arch, problem.points1, None, problem.kind, scales, paired=True)
+            result.diagonal(dim1=-2, dim2=-1).copy_(own[..., 0])
         return result
 
     @staticmethod

@@ -64,6 +64,10 @@ class Points:
         present, graph = (None if t is None else change(t) for t in (self.present, self.graph))
         return replace(self, x=change(self.x), present=present, graph=graph)
 
+    def double(self) -> "Points":
+        """The same points in double precision."""
+        return self._each(lambda t: t.double() if t.is_floating_point() else t)
+
     def detached(self, *, requires_grad: bool) -> "Points":
         """The same points outside of any graph."""
         return replace(self, x=self.x.detach().requires_grad_(requires_grad))
@@ -77,6 +81,28 @@ class Points:
         """x (*b, *space, n, c), zero where a position is missing."""
         x = self.x if self.present is None else self.x * self.present[..., None].to(self.x)
         return x.movedim(-self.space - 2, -2)
+
+
+def check_alike(points1: Points, points2: Points, *, full: bool, paired: bool) -> None:
+    """Refuse inputs that cannot be compared.
+
+    Errors: ValueError for other channels or axes, for other positions where each meets its like, and
+    in pairs for other numbers of inputs.
+    """
+    sizes = [tuple(p.columns.shape[-p.space - 2 : -2]) for p in (points1, points2)]
+    said = " and ".join(
+        f"{' x '.join(map(str, size)) or 'no'} positions of {p.channels} channels"
+        for size, p in zip(sizes, (points1, points2), strict=True)
+    )
+    if len({(p.space, p.channels) for p in (points1, points2)}) > 1:
+        raise ValueError(f"both inputs must have the same channels and axes of positions, got {said}")
+    if not full and sizes[0] != sizes[1]:
+        raise ValueError(
+            f"this network compares each position with its like, so both inputs must have the same positions, got {said}"
+            "; a network that pools over all positions takes inputs of different sizes"
+        )
+    if paired and len(points1) != len(points2):
+        raise ValueError(f"inputs in pairs must be as many on both sides, got {len(points1)} and {len(points2)}")
 
 
 def size(x: Tensor) -> Tensor:
@@ -123,13 +149,20 @@ def haversine(first: Tensor, second: Tensor) -> Tensor:
     One matrix product serves most pairs; nearly parallel ones, where it would cancel, are
     taken from u - v or u + v.
     """
-    e = (1 - first @ second.mT) / 2
+    return resolved((1 - first @ second.mT) / 2, first, second)
+
+
+def resolved(e: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The haversines e of unit vectors, those of nearly parallel ones computed again, in place."""
     near = torch.finfo(e.dtype).eps ** NEAR
-    if not e.numel() or (near < e.min() and e.max() < 1 - near):
+    if not e.numel():
+        return e
+    least, most = torch.aminmax(e.detach())
+    if near < least and most < 1 - near:
         return e
     found = (e * (1 - e) < near).nonzero(as_tuple=True)
     *batch, i, j = found
     u = first.expand(*e.shape[:-2], -1, -1)[(*batch, i)]
     v = second.expand(*e.shape[:-2], -1, -1)[(*batch, j)]
     apart, opposed = (u - v).square().sum(-1) / 4, 1 - (u + v).square().sum(-1) / 4
-    return e.index_put(found, torch.where(apart < 0.5, apart, opposed))
+    return e.index_put_(found, torch.where(apart < 0.5, apart, opposed))

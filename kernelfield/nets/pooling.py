@@ -126,7 +126,7 @@ class _Windowed(Mixing):
         return centred(side.present, self.windows, state, index)
 
     def module(self, fan_in: int, width: int, fan_out: int) -> tuple[nn.Module, int]:
-        return _WindowSum(self.windows, self.factor), fan_in
+        return WindowSum(self.windows, self.factor), fan_in
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class GlobalAvgPool(Mixing):
         return None
 
     def module(self, fan_in: int, width: int, fan_out: int) -> tuple[nn.Module, int]:
-        return _GlobalMean(), fan_in
+        return GlobalMean(), fan_in
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class GlobalSumPool(Mixing):
         return None
 
     def module(self, fan_in: int, width: int, fan_out: int) -> tuple[nn.Module, int]:
-        return _GlobalSum(), fan_in
+        return GlobalSum(), fan_in
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ def _without_space(state: CovState) -> CovState:
     )
 
 
-class _WindowSum(nn.Module):
+class WindowSum(nn.Module):
     def __init__(self, windows: Windows, factor: float) -> None:
         super().__init__()
         self.windows, self.factor = windows, factor
@@ -281,11 +281,11 @@ class _WindowSum(nn.Module):
         return self.factor * x.movedim(1, -1)
 
 
-class _GlobalMean(nn.Module):
+class GlobalMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1, -2).mean(1)
 
 
-class _GlobalSum(nn.Module):
+class GlobalSum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1, -2).sum(1)

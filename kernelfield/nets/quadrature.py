@@ -11,8 +11,10 @@ and M(0) is the identity. For smooth phi this is Mehler's sum_n c_n(a) c_n(b) rh
 Mehler's series needs many terms near |rho| = 1 and never converges fast behind a kink, while
 M is an entire function of theta, of which a Chebyshev series on [0, pi] gives all digits at any
 correlation. The terms of that series are matrices, known once; each adds a matrix product of the
-coefficients, which belong to points, times a number that belongs to the pair. The dual of phi' is
-the same with the coefficients of phi'.
+coefficients, which belong to points, times a polynomial T_m(x), which belongs to the pair. Even m
+serve f and odd m serve g, so that both are series in y = T_2(x): T_2j(x) = T_j(y), and
+T_2j+1(x) = x V_j(y) with V the Chebyshev polynomials of the third kind. The dual of phi' is the
+same with the coefficients of phi'.
 
 Sources: Mehler (1866) for the series in rho; Cho & Saul (2009) for the wedge integrals M of
 monomials; Gautschi (2004), "Orthogonal Polynomials", section 2.2 for the half-range rule.
@@ -21,13 +23,13 @@ monomials; Gautschi (2004), "Orthogonal Polynomials", section 2.2 for the half-r
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kernelfield.nets.activation import Pair, Smooth, along, angle, apart
+from kernelfield.nets.halfline import basis, half_line, wedges
 
 Number = float | Tensor
 Function = Callable[[Tensor], Tensor]
@@ -35,8 +37,8 @@ Coefficients = tuple[Tensor, Tensor]  # of the even and the odd part, each (k, *
 
 ORDERS = (16, 24, 32, 48, 64, 96)
 DIGITS = 10
-NODES = 192  # points of the quadrature that gives coefficients, on each half line
-END = 20.0  # beyond it the product of the normal density and of any polynomial in use is below rounding
+COUNTS = (8, 16, 32, 64)  # points in the standard deviation from which coefficients are interpolated
+MARGIN = 0.02  # of the largest standard deviation: an interval of no length would have no slopes
 
 
 class Series(Smooth):
@@ -96,13 +98,44 @@ class Series(Smooth):
         return worst
 
     def _dual(self, function: Function, pair: Pair) -> Tensor:
-        order = self.order(pair.std1, pair.std2)
-        first, second = (_projected(self._values(function, std), order) for std in (pair.std1, pair.std2))
-        return _sum(first, second, pair.haversine, _wedges(order).to(pair.std1))
+        parts = self._parts(function, self.order(pair.std1, pair.std2), pair.std1, pair.std2)
+        x = angle(pair.haversine) * (2 / math.pi) - 1
+        y = 2 * x.square() - 1
+        least = self._least(x.dtype) * max(float(part.bounds.max()) for part in parts)
+        even, odd = (_clenshaw(part, y, least) for part in parts)
+        return torch.addcmul(even[0], y, even[1], value=-1) + x * (odd[0] - odd[1])
+
+    def _parts(self, function: Function, order: int, *stds: Tensor) -> list["_Part"]:
+        """The even and the odd part of phi for two sides of given standard deviations.
+
+        Coefficients are smooth functions of the standard deviation: a few of its values give those of
+        all points, in a basis that is no larger than these few ask for.
+        """
+        low, high = min(float(s.detach().min()) for s in stds), max(float(s.detach().max()) for s in stds)
+        low, high = max(low - MARGIN * high, 0.0), high * (1 + MARGIN)
+        matrices, least = wedges(order).to(stds[0].device), self._least(stds[0].dtype)
+        for count in COUNTS:
+            if count >= sum(s.numel() for s in stds) or not high:
+                break
+            nodes = torch.cos((torch.arange(count, dtype=torch.float64) + 0.5) * (math.pi / count)).to(stds[0].device)
+            values = self._values(function, low + (high - low) * (nodes + 1) / 2)
+            if values.ndim > 3:  # scales in batches
+                break
+            series = [torch.linalg.solve(_chebyshev(nodes, count), c, left=False) for c in _projected(values, order)]
+            size = torch.stack(series).detach().abs()
+            if size[..., -2:].max() <= least * size.max():
+                places = [_chebyshev((2 * s - (low + high)) / (high - low), count) for s in stds]
+                return [_reduced(c, places, matrices[p::2], least * float(size.max())) for p, c in enumerate(series)]
+        sides = zip(*(_projected(self._values(function, std), order) for std in stds), strict=True)
+        return [_Part(*side, matrices[p::2].to(stds[0])) for p, side in enumerate(sides)]
+
+    def _least(self, dtype: torch.dtype) -> float:
+        """The share of the largest coefficient below which others are left out."""
+        return max(10.0 ** -(self.digits + 3), torch.finfo(dtype).eps / 8)
 
     def _values(self, function: Function, std: Tensor) -> Tensor:
         """The even and the odd part (2, k, *std.shape) at nodes z > 0, times roots of their weights."""
-        nodes, roots = (t.to(std) for t in _nodes())
+        nodes, roots = (t.to(std) for t in half_line())
         u = along(self, nodes, std)
         right, left = function(u), function(-u)
         return torch.stack([right + left, right - left]) * (0.5 * roots).reshape(-1, *[1] * (right.ndim - 1))
@@ -116,8 +149,8 @@ class Series(Smooth):
 
 
 def _projected(values: Tensor, order: int) -> Coefficients:
-    basis = _basis(order).to(values)
-    return torch.tensordot(basis, values[0], 1), torch.tensordot(basis, values[1], 1)
+    B = basis(order).to(values)
+    return torch.tensordot(B, values[0], 1), torch.tensordot(B, values[1], 1)
 
 
 @dataclass(frozen=True)
@@ -207,20 +240,56 @@ class Selu(Series):
         return torch.nn.functional.selu(u)
 
 
-def _sum(first: Coefficients, second: Coefficients, haversine: Tensor, wedges: Tensor) -> Tensor:
-    """The Chebyshev series in the angle; terms that cannot matter are left out."""
-    x = angle(haversine) * (2 / math.pi) - 1
-    sizes = [torch.stack([part.detach().flatten(1).abs().amax(1) for part in side]) for side in (first, second)]
-    pairs = wedges.unflatten(0, (-1, 2)).abs()
-    bounds = torch.einsum("mpkl,pk,pl->mp", pairs, *sizes).flatten()
-    kept = (bounds > torch.finfo(x.dtype).eps / 8 * bounds.max()).nonzero().flatten().tolist()
-    total, before, now = torch.zeros_like(x), torch.ones_like(x), x
-    for m in range(max(kept, default=-1) + 1):
-        if m in kept:
-            weighted = torch.tensordot(wedges[m], second[m % 2], 1)
-            total = torch.addcmul(total, _inner(first[m % 2], weighted), before)
-        before, now = now, torch.addcmul(-before, 2 * x, now)
-    return total
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Coefficients (k, *shape) of two sides, and the matrices (j, k, k) between them of each term."""
+
+    first: Tensor
+    second: Tensor
+    matrices: Tensor
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """The largest that each term can be."""
+        sizes = (side.detach().flatten(1).abs().amax(1) for side in (self.first, self.second))
+        return torch.einsum("jkl,k,l->j", self.matrices.abs(), *sizes)
+
+
+def _reduced(series: Tensor, places: list[Tensor], matrices: Tensor, least: float) -> _Part:
+    """Coefficients given by a Chebyshev series (k, count) at places (count, *shape), in the basis that matters."""
+    basis, sizes, _ = torch.linalg.svd(series.detach(), full_matrices=False)
+    basis = basis[:, sizes > least]
+    first, second = (torch.tensordot((basis.mT @ series).to(place), place, 1) for place in places)
+    return _Part(first, second, (basis.mT @ matrices @ basis).to(places[0]))
+
+
+def _clenshaw(part: _Part, y: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """The last two steps of Clenshaw's recursion in the Chebyshev polynomials of y.
+
+    Terms at the end that together stay below `least` are left out.
+    """
+    tails = part.bounds.flip(0).cumsum(0).flip(0)
+    now, before, twice = torch.zeros_like(y), torch.zeros_like(y), 2 * y
+    for matrix in part.matrices[: int((tails > least).sum())].flip(0):
+        term = _inner_less(part.first, torch.tensordot(matrix, part.second, 1), before)
+        now, before = term.addcmul_(twice, now), now
+    return now, before
+
+
+def _inner_less(first: Tensor, second: Tensor, other: Tensor) -> Tensor:
+    """sum_k of first (k, *shape1) times second (k, *shape2), less another tensor, which makes room."""
+    kept = torch.is_grad_enabled()
+    if first.ndim == 3 and first.shape[2] == second.shape[1] == 1:
+        return torch.addmm(other, first[..., 0].mT, second[:, 0], beta=-1, out=None if kept else other)
+    return torch.sub(_inner(first, second), other, out=None if kept else other)
+
+
+def _chebyshev(t: Tensor, count: int) -> Tensor:
+    """T_0 to T_(count - 1), in the shape (count, *t.shape)."""
+    values = [torch.ones_like(t), t]
+    while len(values) < count:
+        values.append(2 * t * values[-1] - values[-2])
+    return torch.stack(values)
 
 
 def _inner(first: Tensor, second: Tensor) -> Tensor:
@@ -234,82 +303,3 @@ def _inner(first: Tensor, second: Tensor) -> Tensor:
     return torch.einsum(flat[0], axes[0], flat[1], axes[1], kept).reshape(shape)
 
 
-@lru_cache
-def _nodes() -> tuple[Tensor, Tensor]:
-    """Points z > 0, denser near zero, and the roots of their half-normal weights."""
-    t, weights = np.polynomial.legendre.leggauss(NODES)
-    share = (t + 1) / 2
-    z = END * share**2
-    density = math.sqrt(2 / math.pi) * np.exp(-0.5 * z**2)
-    return torch.from_numpy(z), torch.from_numpy(np.sqrt(END * share * weights * density))
-
-
-@lru_cache
-def _basis(order: int) -> Tensor:
-    """The polynomials (k, nodes), times the roots of the weights."""
-    z, roots = (t.numpy() for t in _nodes())
-    return torch.from_numpy(_polynomials(order, z) * roots)
-
-
-@lru_cache
-def _wedges(order: int) -> Tensor:
-    """The Chebyshev coefficients (m, k, l) in 2 theta / pi - 1 of M(theta) + M(pi - theta), which are
-    those of even m, and of M(theta) - M(pi - theta), of odd m.
-    """
-    count = 2 * (order + 16)
-    x = np.cos((np.arange(count) + 0.5) * math.pi / count)
-    M = np.stack([_wedge(order, math.pi / 2 * (1 + v)) for v in x])
-    m = np.arange(count)
-    transform = np.cos(m[:, None] * (np.arange(count) + 0.5) * math.pi / count) * (2 / count)
-    transform[0] /= 2
-    return torch.from_numpy(2 * np.tensordot(transform, M, 1))
-
-
-def _wedge(order: int, theta: float) -> np.ndarray:
-    """M(theta), by Gauss's rules in both polar coordinates."""
-    width = (math.pi - theta) / 2
-    nodes, weights = np.polynomial.legendre.leggauss(math.ceil(order * width) + 20)
-    radius, lengths = _gauss(order + 4)
-    B = _polynomials(order, np.outer(np.cos(theta / 2 + width * nodes), radius))
-    grid = np.outer(width * weights, lengths * radius / math.sqrt(2 * math.pi))
-    # The angles to the second axis are those to the first one, in reverse.
-    return (B * grid).reshape(order, -1) @ B[:, ::-1].reshape(order, -1).T
-
-
-@lru_cache
-def _gauss(order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss's rule for the half-normal law."""
-    diagonal, off = _recurrence(order)
-    values = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(off[1:], 1) + np.diag(off[1:], -1))
-    # Christoffel's formula: eigenvectors would leave nothing of the smallest weights.
-    return values, 1 / np.square(_polynomials(order, values)).sum(0)
-
-
-def _polynomials(order: int, z: np.ndarray) -> np.ndarray:
-    """B_k(z), in the shape (k, *z.shape)."""
-    diagonal, off = _recurrence(order)
-    values = np.ones((order, *z.shape))
-    before = np.zeros_like(z)
-    for k in range(order - 1):
-        values[k + 1] = ((z - diagonal[k]) * values[k] - off[k] * before) / off[k + 1]
-        before = values[k]
-    return values
-
-
-@lru_cache
-def _recurrence(order: int) -> tuple[np.ndarray, np.ndarray]:
-    """off_k+1 B_k+1 = (z - diagonal_k) B_k - off_k B_k-1, by Lanczos iteration on a fine grid."""
-    nodes, weights = np.polynomial.legendre.leggauss(512)
-    z = END / 2 * (nodes + 1)
-    vectors = [np.sqrt(END / 2 * weights * np.exp(-0.5 * z**2) * math.sqrt(2 / math.pi))]
-    diagonal, off = np.zeros(order), np.zeros(order)
-    for k in range(order):
-        following = z * vectors[-1]
-        diagonal[k] = following @ vectors[-1]
-        for _ in range(2):  # once would lose orthogonality to rounding
-            Q = np.stack(vectors)
-            following = following - Q.T @ (Q @ following)
-        if k + 1 < order:
-            off[k + 1] = np.linalg.norm(following)
-            vectors.append(following / off[k + 1])
-    return diagonal, off

@@ -41,6 +41,24 @@ def test_masks_and_arrays_that_do_not_match_are_named(call, message):
         call()
 
 
+ALIKE, POOLED = Conv((3,)) >> Relu() >> Flatten() >> Dense(), Conv((3,)) >> Relu() >> GlobalAvgPool() >> Dense()
+UNLIKE = [
+    (gram, ALIKE, (2, 5, 3), (2, 6, 3), "same positions, got 5 positions of 3 channels and 6 positions"),
+    (gram, POOLED, (2, 5, 3), (2, 5, 2), "same channels .* got 5 positions of 3 channels and 5 positions of 2 channels"),
+    (gram, Dense() >> Relu() >> Dense(), (2, 3), (2, 4), "got no positions of 3 channels and no positions of 4 channels"),
+    (diagonal, POOLED, (2, 5, 3), (3, 5, 3), "as many on both sides, got 2 and 3"),
+]
+
+
+@pytest.mark.parametrize(("call", "arch", "first", "second", "message"), UNLIKE)
+def test_inputs_that_cannot_be_compared_are_named(call, arch, first, second, message):
+    x, z = (Points(torch.randn(shape), len(shape) - 2) for shape in (first, second))
+    with pytest.raises(ValueError, match=message):
+        call(arch, x, z)
+    if arch is POOLED and call is gram:  # other sizes are no hindrance where positions are pooled
+        assert gram(arch, x, Points(torch.randn(2, 7, 3), 1)).shape == (2, 2)
+
+
 @pytest.mark.parametrize("space", [0, 1, 2])
 @pytest.mark.parametrize("full", [False, True])
 def test_haversines_are_those_of_angles(space, full):
