@@ -147,16 +147,11 @@ class Smooth(Activation):
     def _haversine(self, before: Pair, both: Tensor) -> Tensor:
         """e', by the line of the module docstring that does not cancel."""
         positive = both > 0
-        both = torch.where(positive, both, 1)
-        after = (1 - self.value(before) / both) / 2
-        eps = torch.finfo(after.dtype).eps
-        # A diagonal has passed other layers, and is zero up to their rounding.
-        unequal = (before.std1 - before.std2).abs() > CONTACT * eps * before.std1
-        different = positive & (unequal | (before.haversine > (CONTACT * eps) ** 2))
-        near = different & (after < eps**NEAR)
+        some = bool(positive.all())
+        after = torch.rsub(self.value(before) / (both if some else torch.where(positive, both, 1)), 1) * 0.5
+        near = after < torch.finfo(after.dtype).eps ** NEAR
         if FEW * int(near.sum()) > near.numel():
-            close = replace(before, haversine=torch.where(near, before.haversine, 0))
-            after = torch.where(near, self._integral(close, both), after)
+            after = torch.where(near, self._close(before, both), after)
         elif near.any():
             places = near.nonzero(as_tuple=True)
 
@@ -164,16 +159,24 @@ class Smooth(Activation):
                 return t.expand(near.shape)[places]
 
             close = Pair(chosen(before.haversine), chosen(before.std1), chosen(before.std2))
-            after = after.index_put(places, self._each(chosen)._integral(close, chosen(both)))
-        return torch.where(different, after, 0).clamp(0, 1)
+            after = after.index_put(places, self._each(chosen)._close(close, chosen(both)))
+        after = after.clamp(0, 1)
+        return after if some else torch.where(positive, after, 0)
 
-    def _integral(self, before: Pair, both: Tensor) -> Tensor:
-        """e' by the second line of the module docstring; both is a' b'."""
-        e = before.haversine
+    def _close(self, before: Pair, both: Tensor) -> Tensor:
+        """e' by the second line of the module docstring, where outputs nearly coincide; both is a' b'."""
+        eps = torch.finfo(both.dtype).eps
+        # A diagonal has passed other layers, and is zero up to their rounding.
+        unequal = (before.std1 - before.std2).abs() > CONTACT * eps * before.std1
+        different = (both > 0) & (unequal | (before.haversine > (CONTACT * eps) ** 2))
+        if not different.any():
+            return torch.zeros_like(before.haversine)
+        e = torch.where(different, before.haversine, 0)
         mean = sum(
             2 * w * x * self.slope(replace(before, haversine=e * x**2)) for x, w in zip(SPAN, SHARE, strict=True)
         )
-        return 0.5 * self.unlike(before) + before.both / both * e * mean
+        after = 0.5 * self.unlike(before) + before.both / torch.where(both > 0, both, 1) * e * mean
+        return torch.where(different, after, 0)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same activation with every scale that comes in a batch changed."""

@@ -22,8 +22,8 @@ monomials; Gautschi (2004), "Orthogonal Polynomials", section 2.2 for the half-r
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ Coefficients = tuple[Tensor, Tensor]  # of the even and the odd part, each (k, *
 ORDERS = (16, 24, 32, 48, 64, 96)
 DIGITS = 10
 COUNTS = (8, 16, 32, 64)  # points in the standard deviation from which coefficients are interpolated
-MARGIN = 0.02  # of the largest standard deviation: an interval of no length would have no slopes
+MARGIN = 0.02  # of a standard deviation, by which an interval around it is wider
 
 
 class Series(Smooth):
@@ -53,16 +53,16 @@ class Series(Smooth):
     digits: int = DIGITS
 
     def value(self, pair: Pair) -> Tensor:
-        return self._dual(self.phi, pair)
+        return self._dual(pair, derivative=False)
 
     def slope(self, pair: Pair) -> Tensor:
-        return self._dual(self._derivative, pair)
+        return self._dual(pair, derivative=True)
 
     def variance(self, std: Tensor) -> Tensor:
-        return self._values(self.phi, std).square().sum((0, 1))
+        return self.values(self.phi, std).square().sum((0, 1))
 
     def unlike(self, pair: Pair) -> Tensor:
-        return apart(*(self._values(self.phi, std).flatten(0, 1) for std in (pair.std1, pair.std2)))
+        return apart(*(self.values(self.phi, std).flatten(0, 1) for std in (pair.std1, pair.std2)))
 
     def order(self, *stds: Tensor) -> int:
         """The number of polynomials on each half line that these standard deviations need."""
@@ -89,51 +89,45 @@ class Series(Smooth):
         most = max((std.detach().max() for std in stds), key=float).double().reshape([1] * stds[0].ndim)
         worst = dict.fromkeys(ORDERS, 0.0)
         for function in (self.phi, self._derivative):
-            values = self._values(function, most).detach()
+            values = self.values(function, most).detach()
             total = values.square().sum((0, 1)).clamp_min(torch.finfo(values.dtype).tiny)
-            even, odd = _projected(values, ORDERS[-1])
+            even, odd = projected(values, ORDERS[-1])
             kept = (even.square() + odd.square()).cumsum(0)
             for order in ORDERS:
                 worst[order] = max(worst[order], float((1 - kept[order - 1] / total).abs().max()))
         return worst
 
-    def _dual(self, function: Function, pair: Pair) -> Tensor:
-        parts = self._parts(function, self.order(pair.std1, pair.std2), pair.std1, pair.std2)
+    def _dual(self, pair: Pair, *, derivative: bool) -> Tensor:
+        parts = self._parts(pair.std1, pair.std2, derivative)
         x = angle(pair.haversine) * (2 / math.pi) - 1
         y = 2 * x.square() - 1
-        least = self._least(x.dtype) * max(float(part.bounds.max()) for part in parts)
+        least = self.least(x.dtype) * max(float(part.bounds.max()) for part in parts)
         even, odd = (_clenshaw(part, y, least) for part in parts)
         return torch.addcmul(even[0], y, even[1], value=-1) + x * (odd[0] - odd[1])
 
-    def _parts(self, function: Function, order: int, *stds: Tensor) -> list["_Part"]:
-        """The even and the odd part of phi for two sides of given standard deviations.
+    def _parts(self, std1: Tensor, std2: Tensor, derivative: bool) -> list["_Part"]:
+        """The even and the odd part of phi for two sides of given standard deviations."""
+        stds = (std1, std2)
+        if std1.numel() + std2.numel() > COUNTS[0]:
+            low, high = min(float(s.detach().min()) for s in stds), max(float(s.detach().max()) for s in stds)
+            fixed = not any(isinstance(getattr(self, f.name), Tensor) for f in fields(self))  # type: ignore[arg-type]
+            table = (_known_table if fixed else _table)(
+                self, derivative, *_interval(low, high), std1.dtype, std1.device
+            )
+            if table is not None:
+                return table.parts(*stds)
+        order, function = self.order(*stds), self.function_of(derivative)
+        sides = zip(*(projected(self.values(function, std), order) for std in stds), strict=True)
+        return [_Part(*side, wedges(order)[p::2].to(std1)) for p, side in enumerate(sides)]
 
-        Coefficients are smooth functions of the standard deviation: a few of its values give those of
-        all points, in a basis that is no larger than these few ask for.
-        """
-        low, high = min(float(s.detach().min()) for s in stds), max(float(s.detach().max()) for s in stds)
-        low, high = max(low - MARGIN * high, 0.0), high * (1 + MARGIN)
-        matrices, least = wedges(order).to(stds[0].device), self._least(stds[0].dtype)
-        for count in COUNTS:
-            if count >= sum(s.numel() for s in stds) or not high:
-                break
-            nodes = torch.cos((torch.arange(count, dtype=torch.float64) + 0.5) * (math.pi / count)).to(stds[0].device)
-            values = self._values(function, low + (high - low) * (nodes + 1) / 2)
-            if values.ndim > 3:  # scales in batches
-                break
-            series = [torch.linalg.solve(_chebyshev(nodes, count), c, left=False) for c in _projected(values, order)]
-            size = torch.stack(series).detach().abs()
-            if size[..., -2:].max() <= least * size.max():
-                places = [_chebyshev((2 * s - (low + high)) / (high - low), count) for s in stds]
-                return [_reduced(c, places, matrices[p::2], least * float(size.max())) for p, c in enumerate(series)]
-        sides = zip(*(_projected(self._values(function, std), order) for std in stds), strict=True)
-        return [_Part(*side, matrices[p::2].to(stds[0])) for p, side in enumerate(sides)]
+    def function_of(self, derivative: bool) -> Function:
+        return self._derivative if derivative else self.phi
 
-    def _least(self, dtype: torch.dtype) -> float:
+    def least(self, dtype: torch.dtype) -> float:
         """The share of the largest coefficient below which others are left out."""
         return max(10.0 ** -(self.digits + 3), torch.finfo(dtype).eps / 8)
 
-    def _values(self, function: Function, std: Tensor) -> Tensor:
+    def values(self, function: Function, std: Tensor) -> Tensor:
         """The even and the odd part (2, k, *std.shape) at nodes z > 0, times roots of their weights."""
         nodes, roots = (t.to(std) for t in half_line())
         u = along(self, nodes, std)
@@ -148,7 +142,7 @@ class Series(Smooth):
         return torch.autograd.grad(total, leaf, create_graph=plain.requires_grad)[0]
 
 
-def _projected(values: Tensor, order: int) -> Coefficients:
+def projected(values: Tensor, order: int) -> Coefficients:
     B = basis(order).to(values)
     return torch.tensordot(B, values[0], 1), torch.tensordot(B, values[1], 1)
 
@@ -255,12 +249,62 @@ class _Part:
         return torch.einsum("jkl,k,l->j", self.matrices.abs(), *sizes)
 
 
-def _reduced(series: Tensor, places: list[Tensor], matrices: Tensor, least: float) -> _Part:
-    """Coefficients given by a Chebyshev series (k, count) at places (count, *shape), in the basis that matters."""
-    basis, sizes, _ = torch.linalg.svd(series.detach(), full_matrices=False)
-    basis = basis[:, sizes > least]
-    first, second = (torch.tensordot((basis.mT @ series).to(place), place, 1) for place in places)
-    return _Part(first, second, (basis.mT @ matrices @ basis).to(places[0]))
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Coefficients as Chebyshev series (k, count) in the standard deviation, of the even and the odd
+    part, in a basis of their own that is no larger than they ask for.
+    """
+
+    low: float
+    high: float
+    series: list[Tensor]
+    matrices: list[Tensor]
+
+    def parts(self, *stds: Tensor) -> list[_Part]:
+        count = self.series[0].shape[1]
+        places = [_chebyshev((2 * s - (self.low + self.high)) / (self.high - self.low), count) for s in stds]
+        sides = ([torch.tensordot(c.to(t), t, 1) for t in places] for c in self.series)
+        return [_Part(*side, m.to(stds[0])) for side, m in zip(sides, self.matrices, strict=True)]
+
+
+def _table(
+    activation: Series, derivative: bool, low: float, high: float, dtype: torch.dtype, device: torch.device
+) -> _Table | None:
+    """The coefficients of all standard deviations of an interval; None where they ask for too many points."""
+    try:
+        order = activation.order(torch.full((1, 1), high, dtype=dtype, device=device))
+    except ValueError:  # those at hand may be smaller
+        return None
+    least = activation.least(dtype)
+    for count in COUNTS:
+        nodes = torch.cos((torch.arange(count, dtype=torch.float64, device=device) + 0.5) * (math.pi / count))
+        values = activation.values(activation.function_of(derivative), low + (high - low) * (nodes + 1) / 2)
+        if values.ndim > 3:  # scales in batches
+            return None
+        series = [torch.linalg.solve(_chebyshev(nodes, count), c, left=False) for c in projected(values, order)]
+        sizes = torch.stack(series).detach().abs()
+        if sizes[..., -2:].max() <= least * sizes.max():
+            bases = [_basis_of(c.detach(), least * float(sizes.max())) for c in series]
+            terms = [U.mT @ wedges(order).to(U)[p::2] @ U for p, U in enumerate(bases)]
+            return _Table(low, high, [U.mT @ c for U, c in zip(bases, series, strict=True)], terms)
+    return None
+
+
+_known_table = lru_cache(_table)
+
+
+def _basis_of(series: Tensor, least: float) -> Tensor:
+    basis, sizes, _ = torch.linalg.svd(series, full_matrices=False)
+    return basis[:, sizes > least]
+
+
+def _interval(low: float, high: float) -> tuple[float, float]:
+    """An interval around these, on a grid, so that many batches of inputs have the same."""
+    low, high = low * (1 - MARGIN), high * (1 + MARGIN)
+    if not high:
+        return 0.0, 1.0
+    start = 2 ** (math.floor(4 * math.log2(low)) / 4) if low > high / 64 else 0.0
+    return start, 2 ** (math.ceil(4 * math.log2(high)) / 4)
 
 
 def _clenshaw(part: _Part, y: Tensor, least: float) -> tuple[Tensor, Tensor]:
@@ -277,19 +321,19 @@ def _clenshaw(part: _Part, y: Tensor, least: float) -> tuple[Tensor, Tensor]:
 
 
 def _inner_less(first: Tensor, second: Tensor, other: Tensor) -> Tensor:
-    """sum_k of first (k, *shape1) times second (k, *shape2), less another tensor, which makes room."""
-    kept = torch.is_grad_enabled()
-    if first.ndim == 3 and first.shape[2] == second.shape[1] == 1:
-        return torch.addmm(other, first[..., 0].mT, second[:, 0], beta=-1, out=None if kept else other)
-    return torch.sub(_inner(first, second), other, out=None if kept else other)
+    """sum_k of first (k, *shape1) times second (k, *shape2), less another tensor, which may be overwritten."""
+    if first.ndim == 3 and other.ndim == 2 and first.shape[2] == second.shape[1] == 1:
+        place = None if torch.is_grad_enabled() else other
+        return torch.addmm(other, first[..., 0].mT, second[:, 0], beta=-1, out=place)
+    return _inner(first, second) - other
 
 
 def _chebyshev(t: Tensor, count: int) -> Tensor:
-    """T_0 to T_(count - 1), in the shape (count, *t.shape)."""
-    values = [torch.ones_like(t), t]
+    """T_0 to T_(count - 1), in the shape (count, *t.shape), by T_(n + m) = 2 T_n T_m - T_(n - m)."""
+    values = torch.stack([torch.ones_like(t), t])
     while len(values) < count:
-        values.append(2 * t * values[-1] - values[-2])
-    return torch.stack(values)
+        values = torch.cat([values, 2 * values[-1] * values[1:] - values[:-1].flip(0)])
+    return values[:count]
 
 
 def _inner(first: Tensor, second: Tensor) -> Tensor:
@@ -301,5 +345,3 @@ def _inner(first: Tensor, second: Tensor) -> Tensor:
     flat = [t.reshape([t.shape[i] for i in own]) for t, own in zip((first, second), axes, strict=True)]
     shape = torch.broadcast_shapes(first.shape[1:], second.shape[1:])
     return torch.einsum(flat[0], axes[0], flat[1], axes[1], kept).reshape(shape)
-
-

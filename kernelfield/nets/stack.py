@@ -58,9 +58,7 @@ def stacked(layers: Layers, points1: Points, points2: Points | None, *, tangent:
     diagonal = _diagonal(layers, *first[1:], tangent=tangent).detach() if second is None else None
     folds = [torch.as_tensor(s.kappa).to(points1.x) for s in layers if isinstance(s, Rectifier)]
     kappas = torch.stack(folds) if folds else points1.x.new_empty(0)
-    sides = [
-        t for u, std, turns in filter(None, (first, second)) for t in (u, std[:, None].to(u), turns.to(u))
-    ]
+    sides = [t for u, std, turns in filter(None, (first, second)) for t in (u, std[:, None].to(u), turns.to(u))]
     sides += [None] * (6 - len(sides))
     return _Stack.apply(*sides, kappas, diagonal, tuple(_step(layer) for layer in layers), tangent)
 

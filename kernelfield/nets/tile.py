@@ -153,7 +153,9 @@ def forwards(task: Task, sides: Sides, desk: Desk, offset: int | None, kept: lis
                 e = torch.mul(e, both, out=e_after).addcmul_(between, between)
             torch.sub(unit, e, alpha=2, out=cosine)
             if task.tangent:
-                add = torch.addcmul(cosine, N, both, out=N_after) if step == "turn" else torch.add(N, cosine, out=N_after)
+                add = (
+                    torch.addcmul(cosine, N, both, out=N_after) if step == "turn" else torch.add(N, cosine, out=N_after)
+                )
                 N = add
         if kept is not None:
             kept.append(record)

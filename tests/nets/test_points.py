@@ -44,8 +44,20 @@ def test_masks_and_arrays_that_do_not_match_are_named(call, message):
 ALIKE, POOLED = Conv((3,)) >> Relu() >> Flatten() >> Dense(), Conv((3,)) >> Relu() >> GlobalAvgPool() >> Dense()
 UNLIKE = [
     (gram, ALIKE, (2, 5, 3), (2, 6, 3), "same positions, got 5 positions of 3 channels and 6 positions"),
-    (gram, POOLED, (2, 5, 3), (2, 5, 2), "same channels .* got 5 positions of 3 channels and 5 positions of 2 channels"),
-    (gram, Dense() >> Relu() >> Dense(), (2, 3), (2, 4), "got no positions of 3 channels and no positions of 4 channels"),
+    (
+        gram,
+        POOLED,
+        (2, 5, 3),
+        (2, 5, 2),
+        "same channels .* got 5 positions of 3 channels and 5 positions of 2 channels",
+    ),
+    (
+        gram,
+        Dense() >> Relu() >> Dense(),
+        (2, 3),
+        (2, 4),
+        "got no positions of 3 channels and no positions of 4 channels",
+    ),
     (diagonal, POOLED, (2, 5, 3), (3, 5, 3), "as many on both sides, got 2 and 3"),
 ]
 
