@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-INPUTS, REPEATS = 64, 3
+INPUTS, REPEATS = 64, 7
 DEPTHS = (3, 10)
 IMAGE, IMAGES, LAYERS = 32, 4, 5
 

@@ -91,14 +91,16 @@ def _layer(kind: str, given: dict[str, Any]) -> Layer:
         case "convlocal":
             return ConvLocal(tuple(given["filter"]), **_weights(given), **_window(given))
         case "avgpool" | "sumpool":
-            return {"avgpool": AvgPool, "sumpool": SumPool}[kind](tuple(given["window"]), **_window(given))
+            ones = {"strides": [1] * len(given["window"])}  # what the reference takes where none are given
+            return {"avgpool": AvgPool, "sumpool": SumPool}[kind](tuple(given["window"]), **_window(ones | given))
         case "resize":
             return Resize(tuple(given["shape"][1:-1]), given["method"])
         case "residual":
             skip = [architecture(given["skip"])] if given.get("skip") else []
             return Residual(architecture(given["branch"]), *skip)
         case "concat":
-            return Concat(tuple(map(architecture, given["branches"])), tuple(map(_width, given["branches"])))
+            widths = tuple(map(_width, given["branches"]))
+            return Concat(tuple(map(architecture, given["branches"])), None if None in widths else widths)
         case "prod":
             return Product(tuple(map(architecture, given["branches"])))
         case "attn":
@@ -130,9 +132,9 @@ def _window(given: dict[str, Any]) -> dict[str, Any]:
     return window | ({"padding": given["padding"]} if "padding" in given else {})
 
 
-def _width(branch: Spec) -> int:
+def _width(branch: Spec) -> int | None:
     """The channels of a branch: the width of its last layer that gives one."""
-    return [given["width"] for _, given in branch if "width" in given][-1]
+    return next((given["width"] for _, given in reversed(branch) if "width" in given), None)
 
 
 def _attention(attention_mechanism: str, pos_emb_type: str = "NONE", **given: Any) -> Layer:

@@ -186,7 +186,7 @@ class Smooth(Activation):
                 return tuple(changed(v) for v in value)
             return change(value) if isinstance(value, Tensor) and value.ndim else value
 
-        return replace(self, **{f.name: changed(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
+        return replace(self, **{f.name: changed(getattr(self, f.name)) for f in fields(self)})  # type: ignore[arg-type, type-var]
 
 
 class Pointwise(nn.Module):

@@ -98,8 +98,8 @@ def check_alike(points1: Points, points2: Points, *, full: bool, paired: bool) -
         raise ValueError(f"both inputs must have the same channels and axes of positions, got {said}")
     if not full and sizes[0] != sizes[1]:
         raise ValueError(
-            f"this network compares each position with its like, so both inputs must have the same positions, got {said}"
-            "; a network that pools over all positions takes inputs of different sizes"
+            "this network compares each position with its like, so both inputs must have the same positions, "
+            f"got {said}; a network that pools over all positions takes inputs of different sizes"
         )
     if paired and len(points1) != len(points2):
         raise ValueError(f"inputs in pairs must be as many on both sides, got {len(points1)} and {len(points2)}")

@@ -117,8 +117,8 @@ class Series(Smooth):
             if table is not None:
                 return table.parts(*stds)
         order, function = self.order(*stds), self.function_of(derivative)
-        sides = zip(*(projected(self.values(function, std), order) for std in stds), strict=True)
-        return [_Part(*side, wedges(order)[p::2].to(std1)) for p, side in enumerate(sides)]
+        first, second = (projected(self.values(function, std), order) for std in stds)
+        return [_Part(first[p], second[p], wedges(order)[p::2].to(std1)) for p in (0, 1)]
 
     def function_of(self, derivative: bool) -> Function:
         return self._derivative if derivative else self.phi
@@ -263,8 +263,8 @@ class _Table:
     def parts(self, *stds: Tensor) -> list[_Part]:
         count = self.series[0].shape[1]
         places = [_chebyshev((2 * s - (self.low + self.high)) / (self.high - self.low), count) for s in stds]
-        sides = ([torch.tensordot(c.to(t), t, 1) for t in places] for c in self.series)
-        return [_Part(*side, m.to(stds[0])) for side, m in zip(sides, self.matrices, strict=True)]
+        sides = [[torch.tensordot(c.to(t), t, 1) for t in places] for c in self.series]
+        return [_Part(first, second, m.to(first)) for (first, second), m in zip(sides, self.matrices, strict=True)]
 
 
 def _table(

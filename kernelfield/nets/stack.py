@@ -58,9 +58,13 @@ def stacked(layers: Layers, points1: Points, points2: Points | None, *, tangent:
     diagonal = _diagonal(layers, *first[1:], tangent=tangent).detach() if second is None else None
     folds = [torch.as_tensor(s.kappa).to(points1.x) for s in layers if isinstance(s, Rectifier)]
     kappas = torch.stack(folds) if folds else points1.x.new_empty(0)
-    sides = [t for u, std, turns in filter(None, (first, second)) for t in (u, std[:, None].to(u), turns.to(u))]
-    sides += [None] * (6 - len(sides))
-    return _Stack.apply(*sides, kappas, diagonal, tuple(_step(layer) for layer in layers), tangent)
+    sides = [_cast(*side) if side else (None,) * 3 for side in (first, second)]
+    return _Stack.apply(*sides[0], *sides[1], kappas, diagonal, tuple(_step(layer) for layer in layers), tangent)
+
+
+def _cast(u: Tensor, std: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The points' numbers in the precision and the shapes of a tile."""
+    return u, std[:, None].to(u), turns.to(u)
 
 
 def stacked_diagonal(layers: Layers, points: Points, *, tangent: bool) -> Tensor:
@@ -154,7 +158,8 @@ class _Stack(torch.autograd.Function):
         by_inputs = ctx.needs_input_grad[0] or ctx.needs_input_grad[3]
         desk = Desk(kappas)
         for rows, columns, offset in tiles(tensors[0], tensors[3]):
-            sides, kept = whole.block(rows, columns), []
+            sides = whole.block(rows, columns)
+            kept: list[Any] = []
             value = forwards(ctx.task, sides, desk, offset, kept)
             G = desk.take().copy_(grad[rows, columns])
             if symmetric:  # the lower half stands for both; a square on the diagonal holds both itself
@@ -164,12 +169,10 @@ class _Stack(torch.autograd.Function):
             part = backwards(ctx.task, sides, desk, kept, G, value, by_inputs=by_inputs, by_kappas=by_kappas)
             for total, slope in zip(slopes.block(rows, columns), part, strict=True):
                 total += slope
-        halves = slopes[:3], slopes[3:]
         if symmetric:
-            totals = *(s + t for s, t in zip(*halves, strict=True)), None, None, None
-        else:
-            totals = tuple(slopes)
-        return (*totals, by_kappas, None, None, None)
+            both = (s + t for s, t in zip(slopes[:3], slopes[3:], strict=True))
+            return (*both, None, None, None, by_kappas, None, None, None)
+        return (*slopes, by_kappas, None, None, None)
 
 
 def _sides(*tensors: Tensor | None) -> Sides:
