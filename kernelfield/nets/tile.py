@@ -14,8 +14,8 @@ from torch import Tensor
 from kernelfield.nets.points import resolved
 from kernelfield.nets.rectifiers import contact
 
-BYTES = 2**18  # of an array: those that a layer works on nearly stay in a second-level cache
-ROWS = 64  # a tile is wide and low: operations that broadcast cost some time for each row
+BYTES = 2**19  # of an array: calls cost little beside it, and what a layer works on nearly stays in the caches
+ROWS = 128  # a tile is wide and low: less of the upper half is computed along the diagonal
 
 
 class Task(NamedTuple):
