@@ -6,17 +6,25 @@ A scale mixture draws one positive number per function, then a Gaussian:
 
 Each law is a push-forward of a single standard normal, so that quasi-random and common
 random numbers work the same for every law. `Unit` gives the Gaussian, `InverseGamma` the
-Student-t. N observations y of such a function, with S = y' A^-1 y, have the density
+Student-t; they are in closed form. Laws known by their density are in `core.mixing_density`,
+those of them with a name in `core.mixing_laws`. N observations y of such a function, with
+S = y' A^-1 y, have the density
 
     p(y) = |2 pi A|^(-1/2) E[ s^(-N/2) exp(-S / (2 s)) ],
 
 and s given y has the law that is proportional to the integrand.
+
+The size of s cannot be told from that of A: c s and A / c give the same functions. What can be
+learned from data is therefore the shape of a law, by its dimensionless parameters `shapes`,
+while its unit is held: for `InverseGamma` beta / alpha, for `Gamma` the mean, for others a
+parameter of that name. The size is learned as the output scale of the kernel.
 """
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from scipy import special
@@ -27,6 +35,7 @@ class Mixing(ABC):
     """A law on s > 0, and the marginal law of sqrt(s) z that it induces."""
 
     width: int  # standard normals used by `scale`: 0 or 1
+    shapes: ClassVar[tuple[str, ...]] = ()  # the fields that may be learned, positive and without unit
 
     @property
     @abstractmethod
@@ -56,6 +65,30 @@ class Mixing(ABC):
     @abstractmethod
     def condition(self, S: float, N: int) -> "Mixing":
         """The law of s given N observations with the quadratic form S."""
+
+    def means(self, S: Tensor, N: int) -> Tensor:
+        """E[s] given N observations with each of the quadratic forms S (k,)."""
+        return S.new_tensor([self.condition(value, N).mean for value in S.tolist()])
+
+    def score(self, S: float, N: int) -> tuple[float, ...]:
+        """The derivatives of log E[s^(-N/2) exp(-S / (2 s))] in the logarithm of each shape."""
+        if self.shapes:
+            raise NotImplementedError(f"the shapes of {type(self).__name__} cannot be learned; hold them")
+        return ()
+
+    def reshaped(self, values: Sequence[float]) -> Self:
+        """The law with other shapes and the same unit."""
+        return replace(self, **dict(zip(self.shapes, values, strict=True)))  # type: ignore[type-var]
+
+    def require_positive(self, *names: str) -> None:
+        """Refuse fields that are no positive and finite number.
+
+        Errors: ValueError, with the field and its value.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} of {type(self).__name__} must be positive and finite, got {value}")
 
 
 @dataclass(frozen=True)
@@ -103,12 +136,10 @@ class InverseGamma(Mixing):
     beta: float
 
     width = 1
+    shapes = ("alpha",)
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} of an inverse gamma must be positive and finite, got {value}")
+        self.require_positive("alpha", "beta")
 
     @classmethod
     def student(cls, df: float) -> "InverseGamma":
@@ -152,6 +183,20 @@ class InverseGamma(Mixing):
 
     def condition(self, S: float, N: int) -> "InverseGamma":
         return InverseGamma(self.alpha + N / 2, self.beta + S / 2)
+
+    def means(self, S: Tensor, N: int) -> Tensor:
+        alpha = self.alpha + N / 2
+        return (self.beta + S / 2) / (alpha - 1) if alpha > 1 else torch.full_like(S, math.inf)
+
+    def score(self, S: float, N: int) -> tuple[float, ...]:
+        alpha, beta = self.alpha + N / 2, self.beta + S / 2
+        in_alpha = float(special.digamma(alpha) - special.digamma(self.alpha)) - math.log1p(S / (2 * self.beta))
+        in_beta = self.alpha / self.beta - alpha / beta
+        return (self.alpha * in_alpha + self.beta * in_beta,)
+
+    def reshaped(self, values: Sequence[float]) -> "InverseGamma":
+        (alpha,) = values
+        return InverseGamma(alpha, self.beta / self.alpha * alpha)
 
 
 class _StudentCdf(torch.autograd.Function):

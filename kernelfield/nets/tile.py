@@ -181,27 +181,40 @@ def _stays_apart(task: Task, cosine: Tensor) -> bool:
 
 
 def _apart(task: Task, sides: Sides, desk: Desk, cosine: Tensor) -> Tensor:
-    """`forwards` for a tile without close points, with fewer operations."""
-    N, unit, one, two = None, cosine.new_ones(()), desk.take(), desk.take()
+    """`forwards` for a tile without close points, with fewer operations.
+
+    With sigma = 1 - kappa theta, a rectifier and the dense layer behind it are one step,
+
+        rho <- P (sigma rho + kappa sin theta) + sin phi_i sin phi_j,    N <- rho + P sigma N.
+    """
+    unit, one, two, three, spare = cosine.new_ones(()), *(desk.take() for _ in range(4))
     turns, folds = iter(sides.turns()), iter(task.kappas)
+    N: Tensor | None = None
+    factor: Tensor | None = None  # sigma, while a rectifier waits for its dense layer
+    kappa, sine = 0.0, two
     for step in task.program:
         if step == "fold":
             kappa = next(folds)
             angle = torch.acos(cosine, out=one)
             sine = torch.addcmul(unit, cosine, cosine, value=-1, out=two).sqrt_()
-            if N is not None:
-                N.addcmul_(N, angle, value=-kappa)
-            cosine.add_(sine.addcmul_(angle, cosine, value=-1), alpha=kappa)
+            factor = torch.add(unit, angle, alpha=-kappa, out=one)
             continue
-        both = None
         if step == "turn":
             numbers = next(turns)
-            both = numbers.both(one)
-            cosine = torch.addcmul(numbers.bias(two), cosine, both, out=cosine)
-        if N is None:
-            N = desk.take().copy_(cosine) if task.tangent else None
-        else:
-            N = N.add_(cosine) if both is None else torch.addcmul(cosine, N, both, out=N)
+            both, sigma = numbers.both(three), factor
+            factor = both if sigma is None else sigma.mul_(both)
+            cosine, spare = numbers.bias(spare).addcmul_(cosine, factor), cosine
+            if sigma is not None:
+                cosine.addcmul_(both, sine, value=kappa)
+        elif factor is not None:
+            cosine.mul_(factor).add_(sine, alpha=kappa)
+        if N is not None:
+            N = N.add_(cosine) if factor is None else torch.addcmul(cosine, N, factor, out=N)
+        elif task.tangent:
+            N = desk.take().copy_(cosine)
+        factor = None
+    if factor is not None:  # the network ends with a rectifier
+        return cosine.mul_(factor).add_(sine, alpha=kappa) if N is None else N.mul_(factor)
     return cosine if N is None else N
 
 
