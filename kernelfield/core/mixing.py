@@ -24,7 +24,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from scipy import special
@@ -35,7 +35,11 @@ class Mixing(ABC):
     """A law on s > 0, and the marginal law of sqrt(s) z that it induces."""
 
     width: int  # standard normals used by `scale`: 0 or 1
-    shapes: ClassVar[tuple[str, ...]] = ()  # the fields that may be learned, positive and without unit
+
+    @property
+    def shapes(self) -> dict[str, float]:
+        """The dimensionless parameters, all positive, by name: what data can teach about the law."""
+        return {}
 
     @property
     @abstractmethod
@@ -72,8 +76,6 @@ class Mixing(ABC):
 
     def score(self, S: float, N: int) -> tuple[float, ...]:
         """The derivatives of log E[s^(-N/2) exp(-S / (2 s))] in the logarithm of each shape."""
-        if self.shapes:
-            raise NotImplementedError(f"the shapes of {type(self).__name__} cannot be learned; hold them")
         return ()
 
     def reshaped(self, values: Sequence[float]) -> Self:
@@ -136,7 +138,6 @@ class InverseGamma(Mixing):
     beta: float
 
     width = 1
-    shapes = ("alpha",)
 
     def __post_init__(self) -> None:
         self.require_positive("alpha", "beta")
@@ -145,6 +146,10 @@ class InverseGamma(Mixing):
     def student(cls, df: float) -> "InverseGamma":
         """The law under which sqrt(s) z is a Student-t with `df` degrees of freedom."""
         return cls(df / 2, df / 2)
+
+    @property
+    def shapes(self) -> dict[str, float]:
+        return {"alpha": self.alpha}
 
     @property
     def df(self) -> float:

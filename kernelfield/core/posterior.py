@@ -17,6 +17,7 @@ Shapes: *b batch, n points, m outputs, *s samples. Joint vectors are point-major
 i * m + j is output j at point i. Units: those of y.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -116,11 +117,20 @@ class Elliptical(Posterior):
 
     @property
     def variance(self) -> Tensor:
-        return self.spread.square() * self.mixing.mean
+        # Infinity times a spread of zero is not a number, and a known value has no variance.
+        return torch.where(self.spread > 0, self.spread.square() * self.mixing.mean, 0.0)
 
     @property
     def covariance(self) -> Tensor:
-        """The joint covariance (*b, n*m, n*m), point-major, in squared units of f."""
+        """The joint covariance (*b, n*m, n*m), point-major, in squared units of f.
+
+        Errors: ValueError where it does not exist, the variance being infinite.
+        """
+        if math.isinf(self.mixing.mean):
+            raise ValueError(
+                f"the variance under {self.mixing} is infinite, so that there is no covariance; "
+                "use scale, quantiles or samples"
+            )
         rows = torch.as_tensor(self.unit).to(self.loc).expand(self.loc.shape[-2:]).flatten()
         return self.mixing.mean * rows[:, None] * self.scale.to_dense() * rows
 
@@ -143,6 +153,17 @@ class Elliptical(Posterior):
 
     def log_prob(self, y: Tensor) -> Tensor:
         return self.mixing.log_density((y - self.loc) / self.spread) - self.spread.log()
+
+    def joint_log_prob(self, y: Tensor) -> Tensor:
+        """The log density (*b,) of all values y (*b, n, m) together, in nats."""
+        factor = cholesky(self.scale.to_dense())
+        gap = ((y - self.loc) / self.unit).flatten(-2)
+        S = torch.linalg.solve_triangular(factor, gap.unsqueeze(-1), upper=False).square().sum((-2, -1))
+        N = gap.shape[-1]
+        values = [self.mixing.log_expectation(form, N)[0] for form in S.flatten().tolist()]
+        units = torch.as_tensor(self.unit).to(y).expand(self.loc.shape[-2:]).log().sum()
+        logdet = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return S.new_tensor(values).reshape(S.shape) - logdet - units - 0.5 * N * math.log(2 * math.pi)
 
     def quantile(self, p: float) -> Tensor:
         return self.loc + self.spread * self.mixing.quantile(torch.full_like(self.loc, p))

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from scipy import stats
 from torch.testing import assert_close
 
 from kernelfield.core.mixing import InverseGamma, Unit
+from kernelfield.core.mixing_density import Grid
+from kernelfield.core.mixing_laws import BurrXII
 from kernelfield.core.posterior import Binned, Draws, Elliptical
 from tests.laws import density_integrates_to_cdf, obeys_posterior_laws
 
@@ -25,6 +28,8 @@ def binned(m=1, batch=()):
 FAMILIES = {
     "gaussian": lambda **k: elliptical(Unit(), **k),
     "student": lambda **k: elliptical(InverseGamma(4.5, 6.0), **k),
+    "burr": lambda **k: elliptical(BurrXII(3.0, 2.0), **k),
+    "two scales": lambda **k: elliptical(Grid((0.5, 2.0)), **k),
     "functions": lambda **k: draws(0.0, **k),
     "noisy functions": lambda **k: draws(0.25, **k),
     "histogram": lambda **k: binned(**k),
@@ -78,3 +83,16 @@ def test_samples_are_reproducible_from_their_generator(family):
     law = FAMILIES[family]()
     first, second = (law.rsample((3,), torch.Generator().manual_seed(5)) for _ in range(2))
     assert_close(first, second, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("mixing", [Unit(), InverseGamma(3.0, 4.0)], ids=["gaussian", "student"])
+def test_the_joint_density_is_that_of_scipy(mixing):
+    law = elliptical(mixing, m=2, batch=(2,)).affine(torch.tensor([2.0, 5.0]), torch.tensor([1.0, 0.0]))
+    units, y = torch.tensor([2.0, 5.0]).repeat(3), torch.randn(2, 3, 2)
+    shape = units[:, None] * law.scale * units
+    for i in range(2):
+        if mixing == Unit():
+            oracle = stats.multivariate_normal(law.mean[i].flatten(), shape[i])
+        else:
+            oracle = stats.multivariate_t(law.mean[i].flatten(), shape[i] * 4 / 3, df=6.0)
+        assert law.joint_log_prob(y)[i].item() == pytest.approx(oracle.logpdf(y[i].flatten()))
