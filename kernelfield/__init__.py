@@ -15,6 +15,9 @@ from kernelfield.core.version import __version__
 if TYPE_CHECKING:
     from kernelfield.core.contracts import Data
     from kernelfield.core.mixing import InverseGamma, Unit
+    from kernelfield.core.mixing_density import Grid, LogDensity
+    from kernelfield.core.mixing_laws import BetaPrime, BurrXII, Gamma, HalfCauchy, LogNormal
+    from kernelfield.estimators.classifier import FieldClassifier
     from kernelfield.estimators.machine import KernelMachine
     from kernelfield.estimators.persistence import load, save
     from kernelfield.estimators.regressor import FieldRegressor
@@ -24,8 +27,11 @@ if TYPE_CHECKING:
     from kernelfield.kernels.network import NetworkKernel
     from kernelfield.kernels.random_features import DeepRandomFeatures
     from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic
+    from kernelfield.models.dirichlet import DirichletClassifier
     from kernelfield.models.flow import GradientFlow
+    from kernelfield.models.laplace import LaplaceClassifier
     from kernelfield.models.process import Process
+    from kernelfield.models.scale_mixture import ScaleMixtureKernel
     from kernelfield.nets.algebra import Concat, Identity, Product, Repeat, Residual, Scale, Serial
     from kernelfield.nets.attention import Attention
     from kernelfield.nets.controlled import Controlled
@@ -54,6 +60,8 @@ __all__ = [
     "Abs",
     "Attention",
     "AvgPool",
+    "BetaPrime",
+    "BurrXII",
     "Concat",
     "Controlled",
     "Conv",
@@ -63,6 +71,7 @@ __all__ = [
     "Data",
     "DeepRandomFeatures",
     "Dense",
+    "DirichletClassifier",
     "Dropout",
     "Elementwise",
     "Elu",
@@ -70,22 +79,29 @@ __all__ = [
     "Erf",
     "Exp",
     "ExpNormalized",
+    "FieldClassifier",
     "FieldRegressor",
     "Flatten",
     "Gabor",
+    "Gamma",
     "Gaussian",
     "Gelu",
     "GlobalAvgPool",
     "GlobalSumPool",
     "GradientFlow",
     "GraphAggregate",
+    "Grid",
+    "HalfCauchy",
     "Hermite",
     "Identity",
     "InfinitelyDeep",
     "InverseGamma",
     "KernelMachine",
+    "LaplaceClassifier",
     "LayerNorm",
     "LeakyRelu",
+    "LogDensity",
+    "LogNormal",
     "Matern",
     "Mish",
     "Monomial",
@@ -103,6 +119,7 @@ __all__ = [
     "ResidualModule",
     "Resize",
     "Scale",
+    "ScaleMixtureKernel",
     "Selu",
     "Serial",
     "Sigmoid",
@@ -138,6 +155,8 @@ _HOMES = {
     "Abs": "nets.rectifiers",
     "Attention": "nets.attention",
     "AvgPool": "nets.pooling",
+    "BetaPrime": "core.mixing_laws",
+    "BurrXII": "core.mixing_laws",
     "Concat": "nets.algebra",
     "Controlled": "nets.controlled",
     "Conv": "nets.conv",
@@ -147,6 +166,7 @@ _HOMES = {
     "Data": "core.contracts",
     "DeepRandomFeatures": "kernels.random_features",
     "Dense": "nets.dense",
+    "DirichletClassifier": "models.dirichlet",
     "Dropout": "nets.dense",
     "Elementwise": "nets.quadrature",
     "Elu": "nets.quadrature",
@@ -154,22 +174,29 @@ _HOMES = {
     "Erf": "nets.smooth",
     "Exp": "nets.smooth",
     "ExpNormalized": "nets.smooth",
+    "FieldClassifier": "estimators.classifier",
     "FieldRegressor": "estimators.regressor",
     "Flatten": "nets.pooling",
     "Gabor": "nets.smooth",
+    "Gamma": "core.mixing_laws",
     "Gaussian": "nets.smooth",
     "Gelu": "nets.smooth",
     "GlobalAvgPool": "nets.pooling",
     "GlobalSumPool": "nets.pooling",
     "GradientFlow": "models.flow",
     "GraphAggregate": "nets.graph",
+    "Grid": "core.mixing_density",
+    "HalfCauchy": "core.mixing_laws",
     "Hermite": "nets.polynomials",
     "Identity": "nets.algebra",
     "InfinitelyDeep": "nets.singular",
     "InverseGamma": "core.mixing",
     "KernelMachine": "estimators.machine",
+    "LaplaceClassifier": "models.laplace",
     "LayerNorm": "nets.norm",
     "LeakyRelu": "nets.rectifiers",
+    "LogDensity": "core.mixing_density",
+    "LogNormal": "core.mixing_laws",
     "Matern": "kernels.stationary",
     "Mish": "nets.quadrature",
     "Monomial": "nets.polynomials",
@@ -188,6 +215,7 @@ _HOMES = {
     "ResidualModule": "nets.convert",
     "Resize": "nets.resize",
     "Scale": "nets.algebra",
+    "ScaleMixtureKernel": "models.scale_mixture",
     "Selu": "nets.quadrature",
     "Serial": "nets.algebra",
     "Sigmoid": "nets.quadrature",

@@ -13,9 +13,8 @@ to do), 2 usage, 130 interrupted. Outputs are checked before the work and writte
 
 import importlib
 import json
-import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,8 +23,6 @@ import torch
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.status import Status
 from rich.table import Table
 from sklearn.datasets import load_diabetes
 
@@ -33,17 +30,23 @@ from kernelfield.core.files import require_writable, require_writable_folder, wr
 from kernelfield.core.version import __version__
 from kernelfield.data.tables import Problem, listed, read_table, require_kind, separate, text_columns, write_table
 from kernelfield.estimators.persistence import require_savable
-from kernelfield.models.zoo import MODELS
-from kernelfield.models.zoo import model as zoo_model
-from kernelfield.tabular import Provenance, TableModel, Tick, split
+from kernelfield.models.zoo import CLASSIFIERS, MODELS
+from kernelfield.progress import bar, status
+from kernelfield.tabular import Provenance, TableClassifier, TableModel, Tabular, load_table, split
+from kernelfield.uq.class_report import ClassReport
 from kernelfield.uq.report import Report, provenance
-from kernelfield.uq.scores import Evaluation
 
 TEST_SHARE = 0.2
 DEMO = ("gp", "gp-rbf", "gp-linear", "student-t")
 CAPTION = """\
 RMSE and CRPS are in units of the target, NLL in nats a value; less is better.
 Honest 90% intervals cover 90% of the values, but for chance."""
+
+REGRESSION = {"rmse": "RMSE", "nll": "NLL", "crps": "CRPS", "coverage90": "90% coverage"}
+CLASSES = {"log_loss": "log loss", "brier": "Brier", "ece": "ECE", "accuracy": "accuracy"}
+CLASS_CAPTION = (
+    "Log loss in nats, Brier scores from 0 to 2, ECE the calibration error; less is better of all but accuracy."
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _out = Console(highlight=False)
@@ -76,7 +79,10 @@ DataFile = Annotated[Path, typer.Argument(metavar="DATA", help="Table: .csv, .ts
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder that `fit` wrote.")]
 Targets = Annotated[list[str], _option("--target", metavar="COLUMN", text="What to predict; may be repeated.")]
 Drop = Annotated[list[str] | None, _option("--drop", metavar="COLUMN", text="Not to learn from; may be repeated.")]
-ModelName = Annotated[str, _option("--model", metavar="NAME", text="One that `kernelfield models` lists.")]
+ModelName = Annotated[
+    str | None, _option("--model", metavar="NAME", text="One that `kernelfield models` lists.", show_default="gp, gpc")
+]
+Classify = Annotated[bool, typer.Option("--classify", help="The target holds classes: text, or whole numbers.")]
 TestShare = Annotated[
     float | None,
     _option("--test-size", metavar="SHARE", text="Rows to test on; 0 for none.", callback=_share, show_default="0.2"),
@@ -97,7 +103,7 @@ DemoFolder = Annotated[Path, _option("--output-dir", metavar="FOLDER", text="For
 def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
-    """Regression with uncertainty from tables: fit, predict, report."""
+    """Regression and classification with uncertainty from tables: fit, predict, report."""
 
 
 @app.command()
@@ -113,7 +119,7 @@ def demo(output_dir: DemoFolder = Path("kernelfield-demo")) -> None:
         problem = separate(load_diabetes(as_frame=True, scaled=False).frame, ["target"])
         train, test = split(problem, TEST_SHARE, 0)
         reports = []
-        with _bar("comparing models", len(DEMO)) as tick:
+        with bar(_err, "comparing models", len(DEMO)) as tick:
             for name in DEMO:
                 made = {**provenance(seed=0), "data": "diabetes (scikit-learn)", "test_share": str(TEST_SHARE)}
                 model, notes = TableModel.fit(train, name, 0, made)
@@ -131,7 +137,8 @@ def fit(
     data: DataFile,
     target: Targets,
     output: NewModel,
-    model: ModelName = "gp",
+    model: ModelName = None,
+    classify: Classify = False,
     test_size: TestShare = None,
     test: TestFile = None,
     seed: Seed = 0,
@@ -143,7 +150,11 @@ def fit(
     if test is not None and test_size is not None:
         raise typer.BadParameter("give --test or --test-size, not both")
     with _boundary():
-        zoo_model(model)  # an unknown name fails here, before the data are read
+        kind: type[Tabular] = TableClassifier if classify else TableModel
+        name = model or ("gpc" if classify else "gp")
+        kind.unfitted(name, seed)  # an unknown name fails here, before the data are read
+        if classify and len(target) > 1:
+            raise ValueError(f"a classifier has one target, got {listed(target)}; fit one model to each")
         share = TEST_SHARE if test_size is None else test_size
         if report is not None and test is None and not share:
             raise ValueError("a report needs rows to test on; give --test-size above 0, --test FILE or no --report")
@@ -151,9 +162,9 @@ def fit(
         _check_outputs([data, test], [report, json_file], folder=output)
         if report:
             _require_pages()
-        train, held, notes = _problems(data, target, drop or [], test, share, seed)
+        train, held, notes = _problems(data, target, drop or [], test, share, seed, classify)
         made = provenance(seed=seed, data=data) | {"test": str(test) if test else f"{share:g} of the rows, at random"}
-        fitted, more = _fit(train, model, seed, made)
+        fitted, more = _fit(kind, train, name, seed, made)
         result = None if held is None else _measure(fitted, held, [*notes, *more])
         if result is None:
             _say("no row was held out, so there are no scores")
@@ -164,7 +175,7 @@ def fit(
             if path:
                 write_whole(path, content)
         if result:
-            _print_scores(f"{model}: {_sizes(result)}", [result])
+            _print_scores(f"{name}: {_sizes(result)}", [result])
         _print_files(Model=output, Report=report, JSON=json_file)
 
 
@@ -174,16 +185,17 @@ def predict(model_dir: ModelFolder, data: DataFile, output: NewTable, level: Lev
     with _boundary():
         require_kind(output)
         _check_outputs([data], [output], folder=model_dir)
-        model = TableModel.load(model_dir)
+        model = load_table(model_dir)
         frame = read_table(data, text=model.encoding.text)
         taken = [name for name in model.answers if name in frame]
         if taken:
             raise ValueError(f"{data} already has columns called {listed(taken)}; rename them before predicting")
-        with _bar("predicting", len(frame)) as tick:
+        with bar(_err, "predicting", len(frame)) as tick:
             answer, notes = model.predict(frame, level, tick)
         write_table(frame.join(answer), output)
         _say(*notes)
-        _print_files(**{f"{len(frame)} rows with {100 * level:g}% intervals": output})
+        what = "probabilities" if isinstance(model, TableClassifier) else f"{100 * level:g}% intervals"
+        _print_files(**{f"{len(frame)} rows with {what}": output})
 
 
 @app.command(name="report")
@@ -194,10 +206,10 @@ def report_command(
     with _boundary():
         _check_outputs([data], [output, json_file], folder=model_dir)
         _require_pages()
-        model = TableModel.load(model_dir)
+        model = load_table(model_dir)
         if set(target) != set(model.targets):
             raise ValueError(f"the model in {model_dir} predicts {listed(model.targets)}, not {listed(target)}")
-        problem, notes = _separate(data, target, [], model.encoding.text)
+        problem, notes = _separate(data, target, [], model.encoding.text, isinstance(model, TableClassifier))
         result = _measure(model, problem, notes, test=str(data))
         page = result.to_html()
         write_whole(output, page)
@@ -209,11 +221,11 @@ def report_command(
 
 @app.command()
 def models() -> None:
-    """List the models that `fit` knows."""
+    """List the models that `fit` knows; those of classes go with --classify."""
     table = Table(box=None)
     table.add_column("name", no_wrap=True)
     table.add_column("what it is")
-    for name, (summary, _) in MODELS.items():
+    for name, (summary, _) in (*MODELS.items(), *CLASSIFIERS.items()):
         table.add_row(name, summary)
     _out.print(table)
 
@@ -257,12 +269,12 @@ def _require_pages() -> None:
 
 
 def _problems(
-    data: Path, targets: list[str], drop: list[str], test: Path | None, share: float, seed: int
+    data: Path, targets: list[str], drop: list[str], test: Path | None, share: float, seed: int, classes: bool
 ) -> tuple[Problem, Problem | None, list[str]]:
     """The rows to learn from, those to test on, and remarks."""
-    problem, notes = _separate(data, targets, drop)
+    problem, notes = _separate(data, targets, drop, classes=classes)
     if test is not None:
-        held, more = _separate(test, targets, [], text_columns(problem.features))
+        held, more = _separate(test, targets, [], text_columns(problem.features), classes)
         return (
             problem,
             Problem(held.features.drop(columns=drop, errors="ignore"), held.target, held.dropped),
@@ -273,25 +285,27 @@ def _problems(
     return problem, None, notes
 
 
-def _separate(data: Path, targets: list[str], drop: list[str], text: Sequence[str] = ()) -> tuple[Problem, list[str]]:
-    problem = separate(read_table(data, text=text), targets, drop)
+def _separate(
+    data: Path, targets: list[str], drop: list[str], text: Sequence[str] = (), classes: bool = False
+) -> tuple[Problem, list[str]]:
+    problem = separate(read_table(data, text=text), targets, drop, classes=classes)
     rows = "1 row" if problem.dropped == 1 else f"{problem.dropped} rows"
     notes = [f"{rows} of {data} left out for want of a target"] if problem.dropped else []
     _say(*notes)
     return problem, notes
 
 
-def _fit(train: Problem, name: str, seed: int, made: Provenance) -> tuple[TableModel, list[str]]:
-    with _status(name), warnings.catch_warnings(record=True) as caught:
+def _fit(kind: type[Tabular], train: Problem, name: str, seed: int, made: Provenance) -> tuple[Tabular, list[str]]:
+    with status(_err, name), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        model, notes = TableModel.fit(train, name, seed, made)
+        model, notes = kind.fit(train, name, seed, made)
     notes += dict.fromkeys(str(warning.message) for warning in caught)
     _say(*notes)
     return model, notes
 
 
-def _measure(model: TableModel, held: Problem, notes: list[str], **made: str) -> Report:
-    with _bar("testing", len(held.features)) as tick:
+def _measure(model: Tabular, held: Problem, notes: list[str], **made: str) -> Report | ClassReport:
+    with bar(_err, "testing", len(held.features)) as tick:
         result = model.report(held, notes, tick, **made)
     _say(*result.notes[len(notes) :])
     return result
@@ -301,69 +315,31 @@ def _json(content: dict[str, object]) -> str:
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def _sizes(result: Report) -> str:
+def _sizes(result: Report | ClassReport) -> str:
     return f"learned from {result.n_train} rows, tested on {result.n_test}"
 
 
-def _print_scores(title: str, results: Sequence[Report]) -> None:
+def _print_scores(title: str, results: Sequence[Report | ClassReport]) -> None:
+    regression = isinstance(results[0], Report)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)  # within 80 columns
     table.add_column("model", no_wrap=True)
-    for heading in ("RMSE", "NLL", "CRPS", "90% coverage", "fit s", "predict s"):
+    for heading in (*(REGRESSION if regression else CLASSES).values(), "fit s", "predict s"):
         table.add_column(heading, justify="right")
     for result in results:
-        table.add_row(
-            result.model, *_cells(result.evaluation), *(f"{result.seconds[key]:.2f}" for key in ("fit", "predict"))
-        )
-    table.add_row("training mean", *_cells(results[0].baseline), style="dim")
+        times = (f"{result.seconds[key]:.2f}" for key in ("fit", "predict"))
+        table.add_row(result.model, *_cells(result.scores()), *times)
+    table.add_row("training mean" if regression else "training shares", *_cells(results[0].rule()), style="dim")
     _out.print(title, style="bold", markup=False)
     _out.print(table)
-    _out.print(CAPTION, style="dim")
+    _out.print(CAPTION if regression else CLASS_CAPTION, style="dim")
 
 
-def _cells(evaluation: Evaluation) -> list[str]:
-    scores = evaluation.scores()
-    return [*(f"{scores[name]:.4g}" for name in ("rmse", "nll", "crps")), f"{scores['coverage90']:.1%}"]
+def _cells(scores: Mapping[str, float]) -> list[str]:
+    *names, share = REGRESSION if "rmse" in scores else CLASSES
+    return [*(f"{scores[name]:.4g}" for name in names), f"{scores[share]:.1%}"]
 
 
 def _print_files(**files: Path | None) -> None:
     for what, path in files.items():
         if path:
             _out.print(f"{what}: {path}", soft_wrap=True, markup=False)
-
-
-class _Listener(logging.Handler):
-    """Shows the messages of the fit in a status line."""
-
-    def __init__(self, status: Status, title: str) -> None:
-        super().__init__()
-        self.status, self.title = status, title
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.status.update(f"{self.title}: {record.getMessage()}")
-
-
-@contextmanager
-def _status(title: str) -> Iterator[None]:
-    """A line that follows the fit, on a terminal."""
-    if not _err.is_terminal:
-        yield
-        return
-    log = logging.getLogger("kernelfield.models.fit")
-    with _err.status(f"fitting {title}") as status:
-        listener, level = _Listener(status, title), log.level
-        log.addHandler(listener)
-        log.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            log.removeHandler(listener)
-            log.setLevel(level)
-
-
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Tick]:
-    """A progress bar, on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda rows: progress.advance(task, rows)

@@ -1,26 +1,32 @@
-"""TableModel: a regressor that takes tables, with all it needs to take the next one alike.
+"""Tables in: a fitted estimator that takes tables, with all it needs to take the next one alike.
 
-It joins what the lower layers keep apart: an `Encoding` of the columns, a `FieldRegressor` on the
-encoded numbers, and the scores of its predictions. On disk it is the folder that
-`kernelfield.save` writes for the regressor, with `table.json` beside: such a folder is a model
+`TableModel` and `TableClassifier` join what the lower layers keep apart: an `Encoding` of the
+columns, a `FieldRegressor` or `FieldClassifier` on the encoded numbers, and the scores of its
+predictions. On disk it is the folder that
+`kernelfield.save` writes for the estimator, with `table.json` beside: such a folder is a model
 for `kernelfield.load` too, only without its table.
 """
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
 
 from kernelfield.data.encoding import Encoding
-from kernelfield.data.tables import Problem
+from kernelfield.data.tables import Problem, listed
+from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.persistence import load, load_extra, save
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.models import zoo
+from kernelfield.uq.class_report import ClassReport
+from kernelfield.uq.classes import BINS, ClassEvaluation
 from kernelfield.uq.report import Report
 from kernelfield.uq.scores import Evaluation, baseline, evaluate
 
@@ -30,6 +36,7 @@ FORMAT = 1  # of table.json; a later version that cannot be read by this code co
 ROWS = 2048  # of a chunk of predictions: memory stays flat, and a progress bar moves
 
 Provenance = dict[str, str | int | None]
+Estimator = FieldRegressor | FieldClassifier
 Tick = Callable[[int], None]  # is told the rows done since the last call
 
 
@@ -38,10 +45,10 @@ def silent(rows: int) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class TableModel:
-    """A fitted model of `targets` (in this order) as functions of the columns of a table."""
+class Tabular(ABC):
+    """A fitted estimator of `targets` (in this order) as functions of the columns of a table."""
 
-    regressor: FieldRegressor
+    estimator: Estimator
     encoding: Encoding
     name: str  # in the zoo
     targets: tuple[str, ...]
@@ -49,50 +56,113 @@ class TableModel:
     seconds: float
     provenance: Provenance
 
+    @staticmethod
+    @abstractmethod
+    def unfitted(name: str, seed: int) -> Estimator:
+        """The estimator of a model's name in the zoo."""
+
+    @staticmethod
+    @abstractmethod
+    def values(target: pd.DataFrame) -> np.ndarray:
+        """The targets as the estimator takes them."""
+
+    @property
+    @abstractmethod
+    def answers(self) -> list[str]:
+        """The columns of a prediction."""
+
+    @abstractmethod
+    def predict(self, frame: pd.DataFrame, level: float, tick: Tick = silent) -> tuple[pd.DataFrame, tuple[str, ...]]:
+        """The columns `answers` for the rows of a table, any interval of probability `level`; and remarks."""
+
+    @abstractmethod
+    def report(
+        self, held: Problem, notes: Sequence[str] = (), tick: Tick = silent, **made: str
+    ) -> Report | ClassReport:
+        """Measure the model on rows with known targets, `notes` and `made` going into the report.
+
+        Errors: ValueError if the columns are not those of the fit.
+        """
+
     @classmethod
-    def fit(cls, problem: Problem, name: str, seed: int, provenance: Provenance) -> tuple["TableModel", list[str]]:
+    def fit(cls, problem: Problem, name: str, seed: int, provenance: Provenance) -> tuple[Self, list[str]]:
         """Fit a model of the zoo to a table; also what was done to the data, in sentences.
 
         Errors: ValueError for an unknown model, fewer than two rows or columns that cannot be
         encoded; MemoryError for more rows than an exact fit has room for.
         """
-        regressor = FieldRegressor(zoo.model(name), random_state=seed)
+        estimator = cls.unfitted(name, seed)
         if len(problem.features) < 2:
             raise ValueError(f"a fit needs at least 2 rows with a target, got {len(problem.features)}; add rows")
         encoding = Encoding.fit(problem.features)
         encoded = encoding.apply(problem.features)
-        y = problem.target.to_numpy(copy=True)  # pandas lends its arrays read-only, which torch dislikes
+        y = cls.values(problem.target)
         start = time.perf_counter()
-        regressor.fit(encoded.frame, y[:, 0] if y.shape[1] == 1 else y)
+        estimator.fit(encoded.frame, y)
         seconds = time.perf_counter() - start
         empty = [f"column {name!r} holds no value and is left out" for name in encoding.empty]
-        fitted = cls(regressor, encoding, name, tuple(problem.target), len(y), seconds, provenance)
-        return fitted, [*empty, *encoded.notes, *regressor.notes_]
+        fitted = cls(estimator, encoding, name, tuple(problem.target), len(y), seconds, provenance)
+        return fitted, [*empty, *encoded.notes, *estimator.notes_]
 
     def save(self, path: str | Path) -> None:
         """Write the model to a folder, whole or not at all.
 
         Errors: those of `kernelfield.save`.
         """
-        record = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "regressor"}
+        record = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "estimator"}
         record |= {"format": FORMAT, "encoding": self.encoding.to_dict()}
-        save(self.regressor, path, extra={TABLE: json.dumps(record, indent=1, allow_nan=False) + "\n"})
+        save(self.estimator, path, extra={TABLE: json.dumps(record, indent=1, allow_nan=False) + "\n"})
 
-    @classmethod
-    def load(cls, path: str | Path) -> "TableModel":
-        """Read a model that `save` wrote.
+    def described(self, notes: Sequence[str], predicting: float | None, **made: str) -> dict[str, Any]:
+        """What all reports hold beside what they measured."""
+        return {
+            "model": self.name,
+            "n_train": self.rows,
+            "seconds": {"fit": self.seconds, "predict": predicting},
+            "hyperparameters": self.estimator.surrogate_.hyperparameters(),
+            "features": self.encoding.features,
+            "provenance": {**self.provenance, **made},
+            "notes": list(notes),
+        }
 
-        Errors: those of `kernelfield.load`; ValueError if there is no table or it is of a newer
-        version.
-        """
-        regressor = load(path)
-        try:
-            record = json.loads(load_extra(path, TABLE))
-            _require_format(record.pop("format"), Path(path) / TABLE)
-            encoding = Encoding.from_dict(record.pop("encoding"))
-            return cls(regressor, encoding, **{**record, "targets": tuple(record["targets"])})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{Path(path) / TABLE} is no record of a table ({error}); fit the model again") from error
+    def summary(self, notes: Sequence[str] = ()) -> dict[str, object]:
+        """The keys of a report's JSON for a model that was not tested: what needs a test is None."""
+        content = self.described(notes, None) | {"n_test": 0, "scores": None}
+        learned = content["hyperparameters"].items()
+        return content | {"hyperparameters": {k: v if np.isfinite(v).all() else None for k, v in learned}}
+
+
+def load_table(path: str | Path) -> Tabular:
+    """Read a model that `save` wrote.
+
+    Errors: those of `kernelfield.load`; ValueError if there is no table or it is of a newer
+    version.
+    """
+    estimator = load(path)
+    kind = TableClassifier if isinstance(estimator, FieldClassifier) else TableModel
+    try:
+        record = json.loads(load_extra(path, TABLE))
+        _require_format(record.pop("format"), Path(path) / TABLE)
+        encoding = Encoding.from_dict(record.pop("encoding"))
+        return kind(estimator, encoding, **{**record, "targets": tuple(record["targets"])})
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{Path(path) / TABLE} is no record of a table ({error}); fit the model again") from error
+
+
+@dataclass(frozen=True, eq=False)
+class TableModel(Tabular):
+    """Regression: answers are means, standard deviations and ends of intervals."""
+
+    estimator: FieldRegressor
+
+    @staticmethod
+    def unfitted(name: str, seed: int) -> FieldRegressor:
+        return FieldRegressor(zoo.model(name), random_state=seed)
+
+    @staticmethod
+    def values(target: pd.DataFrame) -> np.ndarray:
+        y = target.to_numpy(copy=True)  # pandas lends its arrays read-only, which torch dislikes
+        return y[:, 0] if y.shape[1] == 1 else y
 
     @property
     def answers(self) -> list[str]:
@@ -107,7 +177,7 @@ class TableModel:
         ends = [(1 - level) / 2, (1 + level) / 2]
         parts = []
         for chunk in _chunks(encoded.frame, tick):
-            mean, std, quantiles = self.regressor.predict(chunk, return_std=True, quantiles=ends)
+            mean, std, quantiles = self.estimator.predict(chunk, return_std=True, quantiles=ends)
             columns = [mean, std, quantiles[..., 0], quantiles[..., 1]]
             parts.append(np.stack([column.reshape(len(chunk), -1) for column in columns], -1))
         answer = np.concatenate(parts)
@@ -122,39 +192,76 @@ class TableModel:
         target = held.target[list(self.targets)].to_numpy(copy=True)
         start, done, parts = time.perf_counter(), 0, []
         for chunk in _chunks(encoded.frame, tick):
-            parts.append(evaluate(self.regressor.posterior(chunk), target[done : done + len(chunk)]))
+            parts.append(evaluate(self.estimator.posterior(chunk), target[done : done + len(chunk)]))
             done += len(chunk)
-        seconds = {"fit": self.seconds, "predict": time.perf_counter() - start}
+        seconds = time.perf_counter() - start
         # The scaling of the fit keeps mean and deviation of the training targets, and two rows can have them.
-        scaling = self.regressor.surrogate_.to_model_y
+        scaling = self.estimator.surrogate_.to_model_y
         moments = torch.stack([scaling.shift - scaling.scale, scaling.shift + scaling.scale]).cpu().numpy()
         return Report(
-            model=self.name,
             outputs=self.targets,
             evaluation=Evaluation.concatenate(parts),
             baseline=baseline(moments, target),
-            n_train=self.rows,
-            seconds=seconds,
-            hyperparameters=self.regressor.surrogate_.hyperparameters(),
-            features=self.encoding.features,
-            provenance={**self.provenance, **made},
-            notes=[*notes, *(f"test rows: {text}" for text in encoded.notes)],
+            **self.described([*notes, *_of_test(encoded.notes)], seconds, **made),
         )
 
-    def summary(self, notes: Sequence[str] = ()) -> dict[str, object]:
-        """The keys of a report's JSON for a model that was not tested: what needs a test is None."""
-        learned = self.regressor.surrogate_.hyperparameters()
-        return {
-            "model": self.name,
-            "n_train": self.rows,
-            "n_test": 0,
-            "features": self.encoding.features,
-            "scores": None,
-            "seconds": {"fit": self.seconds, "predict": None},
-            "hyperparameters": {name: value if np.isfinite(value).all() else None for name, value in learned.items()},
-            "provenance": self.provenance,
-            "notes": list(notes),
-        }
+
+@dataclass(frozen=True, eq=False)
+class TableClassifier(Tabular):
+    """Classification: answers are the most probable class and the probabilities of all."""
+
+    estimator: FieldClassifier
+
+    @staticmethod
+    def unfitted(name: str, seed: int) -> FieldClassifier:
+        return FieldClassifier(zoo.classifier(name), random_state=seed)
+
+    @staticmethod
+    def values(target: pd.DataFrame) -> np.ndarray:
+        return np.array(target.iloc[:, 0].tolist())
+
+    @property
+    def answers(self) -> list[str]:
+        return ["predicted", *(f"probability_{label}" for label in self.estimator.classes_)]
+
+    def predict(self, frame: pd.DataFrame, level: float, tick: Tick = silent) -> tuple[pd.DataFrame, tuple[str, ...]]:
+        encoded = self.encoding.apply(frame)
+        proba = self._probabilities(encoded.frame, tick)
+        answer = pd.DataFrame(proba, frame.index, self.answers[1:])
+        answer.insert(0, self.answers[0], self.estimator.classes_[proba.argmax(1)])
+        return answer, encoded.notes
+
+    def report(self, held: Problem, notes: Sequence[str] = (), tick: Tick = silent, **made: str) -> ClassReport:
+        encoded = self.encoding.apply(held.features)
+        labels = list(self.estimator.classes_)
+        came = held.target[self.targets[0]].tolist()
+        unseen = sorted({str(label) for label in came} - {str(label) for label in labels})
+        if unseen:
+            raise ValueError(
+                f"target {self.targets[0]!r} holds {listed(unseen)}, which the fit has not seen among "
+                f"{listed(map(str, labels))}; leave these rows out, or fit to rows of all classes"
+            )
+        start = time.perf_counter()
+        proba = self._probabilities(encoded.frame, tick)
+        return ClassReport(
+            target=self.targets[0],
+            classes=[str(label) for label in labels],
+            evaluation=ClassEvaluation.of(proba, [labels.index(label) for label in came], bins=_bins(len(came))),
+            prior=self.estimator.class_prior_,
+            **self.described([*notes, *_of_test(encoded.notes)], time.perf_counter() - start, **made),
+        )
+
+    def _probabilities(self, frame: pd.DataFrame, tick: Tick) -> np.ndarray:
+        return np.concatenate([self.estimator.predict_proba(chunk) for chunk in _chunks(frame, tick)])
+
+
+def _bins(rows: int) -> int:
+    """Of confidence: ten rows each and more, so that a bin says something."""
+    return min(BINS, max(1, rows // 10))
+
+
+def _of_test(notes: Sequence[str]) -> list[str]:
+    return [f"test rows: {text}" for text in notes]
 
 
 def _require_format(version: object, path: Path) -> None:

@@ -18,7 +18,8 @@ SEES = {  # layer: the layers it may import from, beside itself
     "uq": {"core"},
     "data": {"core"},
     "tabular": {"core", "models", "estimators", "uq", "data"},
-    "cli": {"core", "models", "estimators", "uq", "data", "tabular"},
+    "progress": set(),
+    "cli": {"core", "models", "estimators", "uq", "data", "tabular", "progress"},
     "__main__": {"cli"},
 }
 DOORS = {  # a heavy or optional package enters through these layers only
@@ -30,7 +31,7 @@ DOORS = {  # a heavy or optional package enters through these layers only
     "pandas": {"data", "tabular", "cli"},
     "pyarrow": {"data"},
     "pykeops": {"linalg"},
-    "rich": {"cli"},
+    "rich": {"cli", "progress"},
     "safetensors": {"estimators"},
     "sklearn": {"core", "estimators", "cli"},
     "typer": {"cli"},

@@ -12,7 +12,7 @@ import kernelfield
 from kernelfield.data.tables import Problem, separate
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.models import zoo
-from kernelfield.tabular import TableModel, split
+from kernelfield.tabular import TableModel, load_table, split
 from kernelfield.uq.scores import baseline, evaluate
 
 
@@ -67,7 +67,7 @@ def test_a_constant_target_has_the_baseline_of_the_scores() -> None:
 def test_a_loaded_model_predicts_the_same_bits(tmp_path: Path) -> None:
     model, _ = TableModel.fit(problem(30, 0, ["y"]), "student-t", 0, {"seed": 0})
     model.save(tmp_path / "m")
-    again, new = TableModel.load(tmp_path / "m"), table(9, 1)
+    again, new = load_table(tmp_path / "m"), table(9, 1)
     pd.testing.assert_frame_equal(again.predict(new, 0.8)[0], model.predict(new, 0.8)[0], check_exact=True)
     assert again.encoding == model.encoding
     assert again.summary(["n"]) == model.summary(["n"])
@@ -95,7 +95,7 @@ FOREIGN = {
 def test_a_table_that_is_not_ours_is_refused(tmp_path: Path, content: str, words: str) -> None:
     kernelfield.save(FieldRegressor(), tmp_path / "m", extra={"table.json": content})
     with pytest.raises(ValueError, match=words):
-        TableModel.load(tmp_path / "m")
+        load_table(tmp_path / "m")
 
 
 def test_predictions_do_not_depend_on_the_chunks_and_every_row_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,21 +150,26 @@ class Problem:
     """What to learn from and what to learn: rows agree, and no target is missing."""
 
     features: pd.DataFrame
-    target: pd.DataFrame  # float64
+    target: pd.DataFrame  # float64; labels of classes as text or whole numbers
     dropped: int  # rows left out because a target was missing
 
 
-def separate(frame: pd.DataFrame, targets: Sequence[str], drop: Collection[str] = ()) -> Problem:
+def separate(
+    frame: pd.DataFrame, targets: Sequence[str], drop: Collection[str] = (), *, classes: bool = False
+) -> Problem:
     """Take the targets out of a frame, and the columns in `drop`.
 
-    Errors: ValueError for a column that is not there, a target that is not a number, no row with
-    a target, or no column left to learn from.
+    classes: whether the targets are labels instead of numbers.
+
+    Errors: ValueError for a column that is not there, a target that is not a number or no label, no
+    row with a target, or no column left to learn from.
     """
     for name in drop:
         require_column(frame, name)
         if name in targets:
             raise ValueError(f"column {name!r} cannot be both a target and dropped; name it once")
-    target = pd.DataFrame({name: numeric_target(frame, name) for name in targets})
+    read = label_target if classes else numeric_target
+    target = pd.DataFrame({name: read(frame, name) for name in targets})
     known = target.notna().all(axis=1)
     if not known.any():
         raise ValueError(f"every row lacks the target {listed(targets)}; fill it in where it was observed")
@@ -192,6 +197,26 @@ def numeric_target(frame: pd.DataFrame, name: str) -> pd.Series:
     )
     refuse(column, np.isinf(values), f"target {name!r}", "is infinite; correct the cell or leave it empty")
     return values
+
+
+def label_target(frame: pd.DataFrame, name: str) -> pd.Series:
+    """A column of labels: whole numbers if all are, else text; missing where it is.
+
+    Errors: ValueError if it is absent (with the near names) or holds numbers with fractions or dates.
+    """
+    require_column(frame, name)
+    column = frame[name]
+    if pd.api.types.is_datetime64_any_dtype(column):
+        raise ValueError(f"target {name!r} holds dates, which are no classes; write the classes as text")
+    if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
+        return column.astype(object).where(column.isna(), column.astype(str))
+    refuse(
+        column,
+        column.notna() & ~(column == column.round()),
+        f"target {name!r}",
+        "is no class; leave out --classify to predict numbers, or write the classes as text",
+    )
+    return column.astype("Int64")
 
 
 def text_columns(frame: pd.DataFrame) -> list[str]:

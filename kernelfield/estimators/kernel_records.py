@@ -18,8 +18,11 @@ from gpytorch.priors import Prior
 from gpytorch.utils.transforms import inv_sigmoid, inv_softplus
 from torch import Tensor, nn
 
+from kernelfield.kernels.matern import GeneralMatern
 from kernelfield.kernels.network import NetworkKernel
+from kernelfield.kernels.spectral import SpectralMixture, SpectralProduct
 from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic
+from kernelfield.models.scale_mixture import ScaleMixtureKernel
 
 Values = dict[str, Any]
 
@@ -77,14 +80,22 @@ def _ard(*parameters: str, also: str | None = None) -> _Form:
     return _Form({**_ARD, **extra}, parameters)
 
 
+def _spectral(*parameters: str) -> _Form:
+    plain = ("components", "density", "nu", "log_weights", "dims")
+    return _Form({**_SHARED, **{name: operator.attrgetter(name) for name in plain}}, parameters)
+
+
 _FORMS: dict[type[Kernel], _Form] = {
     RBF: _ard("lengthscale", "outputscale"),
     Matern: _ard("lengthscale", "outputscale", also="nu"),
+    GeneralMatern: _ard("lengthscale", "outputscale", "nu", also="nu"),
     RationalQuadratic: _ard("lengthscale", "outputscale", "alpha"),
     NetworkKernel: _Form(
         {**_SHARED, **{name: operator.attrgetter(name) for name in ("arch", "kind", "shape", "missing", "graph")}},
         ("scales",),
     ),
+    SpectralMixture: _spectral("weights", "lengthscales"),
+    SpectralProduct: _spectral("weights", "lengthscales", "outputscale"),
     kernels.RBFKernel: _ard("lengthscale"),
     kernels.MaternKernel: _ard("lengthscale", also="nu"),
     kernels.RQKernel: _ard("lengthscale", "alpha"),
@@ -95,6 +106,7 @@ _FORMS: dict[type[Kernel], _Form] = {
     kernels.PolynomialKernel: _ard("offset", also="power"),
     kernels.ConstantKernel: _Form(_SHARED, ("constant",)),
     kernels.ScaleKernel: _Form({**_SHARED, "base_kernel": operator.attrgetter("base_kernel")}, ("outputscale",)),
+    ScaleMixtureKernel: _Form({**_SHARED, **{name: operator.attrgetter(name) for name in ("base_kernel", "mixing")}}),
     kernels.AdditiveKernel: _Form(_INSIDE),
     kernels.ProductKernel: _Form(_INSIDE),
 }

@@ -24,15 +24,18 @@ from torch import Tensor
 
 from kernelfield.core.files import require_writable_folder
 from kernelfield.core.version import __version__
+from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.records import ESTIMATORS, Reader, Writer
 from kernelfield.estimators.regressor import FieldRegressor, usable_device
+
+Estimator = FieldRegressor | FieldClassifier
 
 FORMAT = "kernelfield model"
 FORMAT_VERSION = 1
 MODEL, TENSORS = "model.json", "tensors.safetensors"
 
 
-def save(estimator: FieldRegressor, path: str | Path, *, extra: Mapping[str, str] | None = None) -> None:
+def save(estimator: Estimator, path: str | Path, *, extra: Mapping[str, str] | None = None) -> None:
     """Write a fitted or unfitted estimator to a folder, whole or not at all.
 
     extra : texts to keep beside it, by file name; `load_extra` reads them. A saved model at
@@ -59,7 +62,7 @@ def save(estimator: FieldRegressor, path: str | Path, *, extra: Mapping[str, str
         shutil.rmtree(part, ignore_errors=True)
 
 
-def load(path: str | Path, *, device: str | None = None) -> FieldRegressor:
+def load(path: str | Path, *, device: str | None = None) -> Any:
     """Read an estimator that `save` wrote.
 
     device : where its tensors go, such as "cpu"; None is where they were.
@@ -132,7 +135,7 @@ def _strangers(target: Path) -> str:
     return f"also holds {', '.join(foreign)}, which saving a model there would remove" if foreign else ""
 
 
-def _without_random_state(estimator: FieldRegressor) -> FieldRegressor:
+def _without_random_state(estimator: Estimator) -> Estimator:
     if estimator.random_state is None or isinstance(estimator.random_state, int):
         return estimator
     plain = copy(estimator)  # not clone, which would forget the fit

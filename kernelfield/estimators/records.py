@@ -7,7 +7,7 @@ values, data types and memory layout, on which the last bits of a product may de
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -19,22 +19,44 @@ from torch import Tensor, nn
 
 from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import InverseGamma, Unit
+from kernelfield.core.mixing_density import Grid
+from kernelfield.core.mixing_laws import BetaPrime, BurrXII, Gamma, HalfCauchy, LogNormal
+from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.kernel_records import put_together, take_apart
 from kernelfield.estimators.layer_records import LAYERS
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.estimators.scaling import Affine, Scaled
 from kernelfield.linalg.dense import Dense
+from kernelfield.models.dirichlet import DirichletClassifier, FittedDirichlet
 from kernelfield.models.evidence import Fit, Trend
 from kernelfield.models.fit import Search
 from kernelfield.models.flow import FittedGradientFlow, GradientFlow, Modes
+from kernelfield.models.laplace import FittedLaplace, LaplaceClassifier
+from kernelfield.models.logistic import Logistic
 from kernelfield.models.process import FittedProcess, Process
+from kernelfield.models.softmax import Softmax
+from kernelfield.models.spectral import Spectral
+from kernelfield.models.variational import FittedVariational, VariationalClassifier
+from kernelfield.models.warped import FittedWarped, Warped
+from kernelfield.models.warps import Spline, YeoJohnson
 
 Json = Any
 
-ESTIMATORS: dict[str, type] = {kind.__name__: kind for kind in (FieldRegressor,)}
-_MODELS = (FittedGradientFlow, FittedProcess, GradientFlow, Modes, Process)
-_PARTS = (Affine, Data, Dense, Fit, InverseGamma, Scaled, Search, Trend, Unit)
-RECORDS: dict[str, type] = {kind.__name__: kind for kind in (*_MODELS, *_PARTS)} | LAYERS
+ESTIMATORS: dict[str, type] = {kind.__name__: kind for kind in (FieldClassifier, FieldRegressor)}
+_CLASSIFIERS = (
+    DirichletClassifier,
+    FittedDirichlet,
+    FittedLaplace,
+    FittedVariational,
+    LaplaceClassifier,
+    Logistic,
+    Softmax,
+    VariationalClassifier,
+)
+_MODELS = (FittedGradientFlow, FittedProcess, FittedWarped, GradientFlow, Modes, Process, Spectral, Warped)
+_LAWS = (BetaPrime, BurrXII, Gamma, Grid, HalfCauchy, InverseGamma, LogNormal, Unit)
+_PARTS = (Affine, Data, Dense, Fit, Scaled, Search, Spline, Trend, YeoJohnson)
+RECORDS: dict[str, type] = {kind.__name__: kind for kind in (*_CLASSIFIERS, *_MODELS, *_LAWS, *_PARTS)} | LAYERS
 _NAMES = {kind: name for name, kind in RECORDS.items()}
 
 
@@ -191,10 +213,19 @@ _SCALARS = {"bool", "float32", "float64", "int8", "int16", "int32", "int64", "ui
 
 
 def _filled(kind: type, values: dict[str, Any]) -> Any:
-    """An object with these fields, as they were: nothing is computed anew that could round otherwise."""
-    names = {f.name for f in fields(kind)}
-    if names != values.keys():
-        raise ValueError(f"{kind.__name__} has the fields {sorted(names)}, and the file {sorted(values)}")
+    """An object with these fields, as they were: nothing is computed anew that could round otherwise.
+
+    A field that the class got after the file was written has its default.
+    """
+    known = {f.name: f for f in fields(kind)}
+    for name in known.keys() - values.keys():
+        default, make = known[name].default, known[name].default_factory
+        if default is not MISSING:
+            values[name] = default
+        elif make is not MISSING:
+            values[name] = make()
+    if known.keys() != values.keys():
+        raise ValueError(f"{kind.__name__} has the fields {sorted(known)}, and the file {sorted(values)}")
     made: Any = object.__new__(kind)
     for name, value in values.items():
         object.__setattr__(made, name, value)

@@ -90,7 +90,7 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self : FieldRegressor
         """
         device, model = usable_device(self.device), _model(self.model)
-        _refuse_repeated_names(X)
+        refuse_repeated_names(X)
         rows, targets = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, ensure_min_samples=2
         )
@@ -213,7 +213,7 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _inputs(self, X: ArrayLike) -> np.ndarray:
         check_is_fitted(self)
-        _refuse_repeated_names(X)
+        refuse_repeated_names(X)
         return validate_data(self, X, reset=False, dtype=np.float64)
 
     def _laws(self, X: np.ndarray) -> Iterator[Posterior]:
@@ -222,7 +222,7 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             yield self._law(X[start : start + rows])
 
     def _rows(self) -> int:
-        return max(LEAST_ROWS, BLOCK // self.n_samples_fit_)
+        return block_rows(self.n_samples_fit_)
 
     def _law(self, X: np.ndarray, *, noise: bool = True) -> Posterior:
         where = self.surrogate_.to_model_X.shift.device
@@ -262,7 +262,16 @@ def _model(model: Model | None) -> Model:
     return model
 
 
-def _refuse_repeated_names(X: ArrayLike) -> None:
+def block_rows(fitted: int) -> int:
+    """How many rows to predict at once, after a fit to so many."""
+    return max(LEAST_ROWS, BLOCK // fitted)
+
+
+def refuse_repeated_names(X: ArrayLike) -> None:
+    """Refuse a table two of whose columns have one name.
+
+    Errors: ValueError, naming them.
+    """
     names = list(getattr(X, "columns", ()))
     twice = sorted({str(name) for name in names if names.count(name) > 1})
     if twice:

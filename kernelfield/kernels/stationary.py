@@ -52,6 +52,11 @@ class Stationary(Kernel):
         """The radial function, without parameters."""
         raise NotImplementedError
 
+    @property
+    def raw_shape(self) -> Tensor | None:
+        """The parameter behind the shape of the profile, or None where it has no shape."""
+        return None
+
     def _own(self, name: str, size: torch.Size, constraint: Interval | None, prior: Prior | None) -> None:
         self.register_parameter(f"raw_{name}", torch.nn.Parameter(torch.zeros(size)))
         self.register_constraint(f"raw_{name}", constraint or logarithmic())
@@ -176,6 +181,10 @@ class RationalQuadratic(Stationary):
 
     def _shape(self) -> Tensor:
         return self.alpha
+
+    @property
+    def raw_shape(self) -> Tensor:
+        return self.raw_alpha
 
     @property
     def profile(self) -> Profile:

@@ -37,6 +37,7 @@ class Profile(ABC):
     stretch: float  # how a tile's squared distances are scaled, to spare a pass over it
     gain: float  # the constant factor left out of S, for the same reason
     shaped = False
+    shape_reach = (1e-3, 1e4)  # bounds of the shape in a fit
     kinked = False  # whether k is linear in r at 0, so that r^2 must be exact there
 
     @abstractmethod

@@ -26,7 +26,6 @@ LogDensity = Callable[[Vector], tuple[float, Vector]]
 
 LENGTH_REACH = (1e-3, 1e4)  # bounds of lengthscales, in standard deviations of their input
 SCALE_REACH = (1e-4, 1e5)  # bounds of output scales, in mean squares of the targets
-SHAPE_REACH = (1e-3, 1e4)  # bounds of dimensionless shapes
 
 
 class Covariance(ABC):
@@ -121,7 +120,7 @@ class Radial(Covariance):
     def __init__(self, kernel: Stationary, gram: Gram) -> None:
         self.kernel, self.gram = kernel, gram
         raw = [kernel.raw_lengthscale, kernel.raw_outputscale]
-        self.raw = raw + ([kernel.raw_alpha] if gram.profile.shaped else [])
+        self.raw = raw if kernel.raw_shape is None else [*raw, kernel.raw_shape]
         self.fixed = np.concatenate([np.full(p.numel(), not p.requires_grad) for p in self.raw])
         self.lengths = kernel.raw_lengthscale.numel()
         spread = gram.X.std(0, correction=0).cpu().double().numpy()
@@ -134,7 +133,7 @@ class Radial(Covariance):
 
     def bounds(self, size: float) -> list[tuple[float, float]]:
         reaches = [*(np.multiply(LENGTH_REACH, s) for s in self.spread), np.multiply(SCALE_REACH, size)]
-        reaches += [np.array(SHAPE_REACH)] * self.gram.profile.shaped
+        reaches += [np.array(self.gram.profile.shape_reach)] * self.gram.profile.shaped
         box = []
         for (low, high), value, fixed in zip(np.log(reaches), self.start(), self.fixed, strict=True):
             # A value of the user's outside the box is the user's to choose.

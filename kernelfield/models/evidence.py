@@ -10,7 +10,8 @@ process). b maximises the evidence, so it is profiled out, and it needs no deriv
 
     dlog p = sum(G o dA),    G = c/2 alpha alpha' - m/2 A^-1,    alpha = A^-1 (Y - H b),
 
-with c = -2 d log E / dS. One Cholesky factor and one inverse serve value and gradient.
+with c = -2 d log E / dS. One Cholesky factor and one inverse serve value and gradient. Shapes of
+the mixing law enter E alone.
 
 Sources: Rasmussen & Williams (2006), eq. (2.30), (2.42) and (5.9); Shah et al. (2014), eq. (6).
 """
@@ -29,6 +30,8 @@ from kernelfield.linalg.dense import Dense
 from kernelfield.models.covariance import Covariance
 
 NOISE_REACH = (1e-6, 1e1)  # bounds of the noise, in mean squares of the targets about their mean
+MIXING_REACH = (0.05, 100.0)  # bounds of the shapes of a mixing law; beyond, it is hardly a law or hardly random
+JUMP = 0.5  # std of the log shapes of a random start about those given
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,49 +101,71 @@ def log_evidence(solver: Dense, fit: Fit, mixing: Mixing) -> float:
 
 
 class Objective:
-    """Minus the log posterior of theta = (kernel parameters, log noise), a point, and its slope."""
+    """Minus the log posterior of theta, a point, and its slope.
 
-    def __init__(self, covariance: Covariance, data: Data, trend: Trend, mixing: Mixing, noise: float, *, learn: bool):
+    theta : kernel parameters, log noise if `learn`, logs of the shapes of the mixing law if
+        `learn_mixing`.
+    """
+
+    def __init__(
+        self,
+        covariance: Covariance,
+        data: Data,
+        trend: Trend,
+        mixing: Mixing,
+        noise: float,
+        *,
+        learn: bool,
+        learn_mixing: bool = False,
+    ):
         self.covariance, self.mixing, self.learn = covariance, mixing, learn
         self.Y, self.H = data.Y, trend(data.X)
         self.YH = torch.cat([self.Y, self.H], -1)
         self.precision = None if data.weight is None else 1 / data.weight
         self.log_noise = math.log(noise)
+        self.log_shapes = np.log(list(mixing.shapes.values())) if learn_mixing else np.empty(0)
         self.size = mean_square(self.Y, self.H)
 
     def bounds(self) -> list[tuple[float, float]]:
         box = self.covariance.bounds(self.size)
-        if not self.learn:
-            return box
-        low, high = (math.log(reach * self.size) for reach in NOISE_REACH)
-        return [*box, (low, high)]
+        if self.learn:
+            box.append(_reach(NOISE_REACH, self.size))
+        low, high = _reach(MIXING_REACH, 1.0)
+        # A value of the user's outside the box is the user's to choose.
+        return box + [(min(low, value), max(high, value)) for value in self.log_shapes]
 
     def given(self) -> np.ndarray:
         """The parameters as the user gave them."""
-        return self._theta(self.covariance.start(), self.log_noise)
+        return self._theta(self.covariance.start(), self.log_noise, self.log_shapes)
 
     def scattered(self, shift: float, noise: float, generator: torch.Generator) -> np.ndarray:
         """A random start: lengthscales times exp(shift), noise as a share of the targets' size."""
         theta = self.covariance.scattered(self.size, shift, generator)
-        return self._theta(theta, math.log(noise * self.size))
+        jumps = JUMP * torch.randn(len(self.log_shapes), generator=generator, dtype=torch.double).numpy()
+        return self._theta(theta, math.log(noise * self.size), self.log_shapes + jumps)
 
-    def _theta(self, parameters: np.ndarray, log_noise: float) -> np.ndarray:
-        return np.append(parameters, [log_noise] if self.learn else [])
+    def _theta(self, parameters: np.ndarray, log_noise: float, log_shapes: np.ndarray) -> np.ndarray:
+        return np.concatenate([parameters, [log_noise] if self.learn else [], log_shapes])
 
-    def split(self, theta: np.ndarray) -> tuple[np.ndarray, float]:
-        """Kernel parameters and noise."""
-        return (theta[:-1], math.exp(theta[-1])) if self.learn else (theta, math.exp(self.log_noise))
+    def split(self, theta: np.ndarray) -> tuple[np.ndarray, float, Mixing]:
+        """Kernel parameters, noise and mixing law."""
+        parameters, shapes = np.split(theta, [len(theta) - len(self.log_shapes)])
+        mixing = self.mixing.reshaped(np.exp(shapes).tolist()) if len(shapes) else self.mixing
+        if not self.learn:
+            return parameters, math.exp(self.log_noise), mixing
+        return parameters[:-1], math.exp(parameters[-1]), mixing
 
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        parameters, noise, mixing = self.split(theta)
         with torch.inference_mode() if self.covariance.graph_free else torch.no_grad():
-            value, gradient = self._evidence(*self.split(theta))
-        prior, tilt = self.covariance.log_prior(self.split(theta)[0])
+            value, gradient = self._evidence(parameters, noise, mixing)
+        prior, tilt = self.covariance.log_prior(parameters)
         count = self.Y.numel()
-        gradient[: len(gradient) - self.learn] += tilt
+        gradient[: len(parameters)] += tilt
         return -(value + prior) / count, -gradient / count
 
-    def _evidence(self, parameters: np.ndarray, noise: float) -> tuple[float, np.ndarray]:
-        """The log evidence and its gradient in the parameters and, if it is learned, log noise."""
+    def _evidence(self, parameters: np.ndarray, noise: float, mixing: Mixing) -> tuple[float, np.ndarray]:
+        """The log evidence and its gradient in theta."""
         n, m = self.Y.shape
         A = self.covariance.fill(parameters)
         spread = noise if self.precision is None else noise * self.precision
@@ -148,7 +173,7 @@ class Objective:
         solver = Dense.of(A)
         whitened = solver.whiten(self.YH)
         S, residual = _profiled(whitened, m)
-        value, slope = self.mixing.log_expectation(S, n * m)
+        value, slope = mixing.log_expectation(S, n * m)
         value -= m * solver.factor.diagonal().log().sum().item() + 0.5 * n * m * math.log(2 * math.pi)
 
         alpha = solver.unwhiten(residual)
@@ -157,7 +182,13 @@ class Objective:
         from_noise = noise * (G.trace() if self.precision is None else torch.dot(self.precision, G.diagonal())).item()
         # tr(G A) in closed form spares a pass over K.
         gradient = self.covariance.pull(G, -slope * S - 0.5 * n * m - from_noise)
-        return value, np.append(gradient, from_noise) if self.learn else gradient
+        shapes = np.array(mixing.score(S, n * m)) if len(self.log_shapes) else np.empty(0)
+        return value, self._theta(gradient, from_noise, shapes)
+
+
+def _reach(reach: tuple[float, float], unit: float) -> tuple[float, float]:
+    low, high = (math.log(end * unit) for end in reach)
+    return low, high
 
 
 def _profiled(whitened: Tensor, m: int) -> tuple[float, Tensor]:

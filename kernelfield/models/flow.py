@@ -17,23 +17,31 @@ observation has an offset of its own, trained with the network and left out of p
 "ntk" it starts at zero. With "nngp" it starts at a draw of variance noise / w, which adds
 A_t noise/w A_t' to the covariance; the ensemble then ends at the Bayesian posterior of K.
 
+Where the weights of the last layer have a random common variance s, the ensemble is a scale
+mixture. If that layer alone is trained, the kernel of its training does not depend on s, and f_t
+has the mean above and s times the covariance; s is as random after training as before. If all
+layers are trained, T and the training of the offsets scale with s too, so that the speed does:
+only at t = infinity is the mean of all s the same, and the covariance s times the one above.
+
 Directions of the data with an eigenvalue that is zero up to rounding never move. At t = infinity
 this is the pseudo-inverse, which is the exact limit: T(x, X) has no part in such a direction.
 
 Sources: Jacot et al. (2018), "Neural Tangent Kernel", section 5; Lee et al. (2019), "Wide Neural
 Networks of Any Depth Evolve as Linear Models Under Gradient Descent", eq. (10)-(11) and (14)-(16);
-Matthews et al. (2017), "Sample-then-optimize posterior sampling for Bayesian linear models".
+Matthews et al. (2017), "Sample-then-optimize posterior sampling for Bayesian linear models"; Lee
+et al. (2022), "Scale Mixtures of Neural Network Gaussian Processes".
 """
 
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from kernelfield.core.contracts import Data, Model, Surrogate
+from kernelfield.core.mixing import Mixing, Unit
 from kernelfield.core.numerics import NotPositiveDefinite, require_memory
 from kernelfield.core.posterior import Elliptical
 from kernelfield.kernels.network import NetworkKernel
@@ -56,11 +64,13 @@ class GradientFlow(Model):
     time : how long the networks are trained; infinity is until convergence.
     rate : the learning rate; only rate * time matters.
     noise : variance of the observation noise and the ridge of the training, in squared units of Y.
+    mixing : the law of the common variance of the last layer's weights, beside their scale. It
+        multiplies the noise too. With "ntk" it needs training to convergence.
 
     Units: X and Y as given; `FieldRegressor` standardises both. The loss is a mean over rows and
     outputs, as usual, so that more of them need more time.
     Errors: ValueError for a negative time, a rate that is not positive, a negative noise, an
-    unknown kind; MemoryError where n x n matrices do not fit.
+    unknown kind, a mixing law with "ntk" and a finite time; MemoryError where n x n matrices do not fit.
 
     >>> from kernelfield.nets.dense import Dense
     >>> from kernelfield.nets.rectifiers import Relu
@@ -76,13 +86,16 @@ class GradientFlow(Model):
     time: float = math.inf
     rate: float = 1.0
     noise: float = 0.01
+    mixing: Mixing = field(default_factory=Unit)
 
     def fit(self, data: Data, *, generator: torch.Generator) -> "FittedGradientFlow":
         self._check(data)
         prior = self._kernel("nngp", data.X)
         tangent = self._kernel("ntk", data.X) if self.kind == "ntk" else None
         with torch.no_grad():
-            return FittedGradientFlow.of(prior, tangent, data, float(self.time), float(self.rate), float(self.noise))
+            return FittedGradientFlow.of(
+                prior, tangent, data, float(self.time), float(self.rate), float(self.noise), self.mixing
+            )
 
     def _kernel(self, kind: Kind, X: Tensor) -> NetworkKernel:
         if isinstance(self.network, NetworkKernel):
@@ -106,6 +119,7 @@ class GradientFlow(Model):
         if not (self.noise >= 0 and math.isfinite(self.noise)):
             raise ValueError(f"noise must be a variance, zero or more, got {self.noise:g}")
         require_duration(self.time)
+        _require_one_speed(self.kind == "ntk", self.time, self.mixing)
         require_memory(
             BUFFERS * len(data.X) ** 2 * data.X.element_size(),
             data.X.device,
@@ -155,6 +169,7 @@ class FittedGradientFlow(Surrogate):
     modes: Modes
     prior_modes: Modes | None
     targets: Tensor  # U' H Y (r, m)
+    mixing: Mixing = field(default_factory=Unit)
 
     @classmethod
     def of(
@@ -165,6 +180,7 @@ class FittedGradientFlow(Surrogate):
         time: float,
         rate: float,
         noise: float,
+        mixing: Mixing,
     ) -> "FittedGradientFlow":
         """The ensemble of networks with these kernels, trained on data."""
         half = data.X.new_ones(len(data.X)) if data.weight is None else data.weight.sqrt()
@@ -173,7 +189,7 @@ class FittedGradientFlow(Surrogate):
         modes = Modes.of(system)
         modes = replace(modes, vectors=half[:, None] * modes.vectors)
         prior_modes = None if tangent is None else Modes.of(matrix(prior, data.X, data.X))
-        return cls(prior, tangent, data, time, rate, noise, modes, prior_modes, modes.vectors.mT @ data.Y)
+        return cls(prior, tangent, data, time, rate, noise, modes, prior_modes, modes.vectors.mT @ data.Y, mixing)
 
     @property
     def outputs(self) -> int:
@@ -189,20 +205,21 @@ class FittedGradientFlow(Surrogate):
             return explained.unflatten(-1, batch).movedim(0, -2), left.unflatten(-1, batch).movedim(0, -2)
 
         scale = Conditional(Lazy(self.prior, X), terms, self.noise if noise else 0.0, self.outputs)
-        return Elliptical(loc.unflatten(0, batch), scale)
+        return Elliptical(loc.unflatten(0, batch), scale, self.mixing)
 
     def at(self, time: float) -> "FittedGradientFlow":
         """The same ensemble at another time, at no cost.
 
-        Errors: ValueError for a negative time.
+        Errors: ValueError for a negative time, or a finite one where a mixing law needs convergence.
         """
         require_duration(time)
+        _require_one_speed(self.tangent is not None, time, self.mixing)
         return replace(self, time=float(time))
 
     def means(self, X: Tensor, times: Sequence[float] | Tensor) -> Tensor:
         """The means (k, *b, n, m) at X (*b, n, d) at each of k times.
 
-        Errors: ValueError for a negative time.
+        Errors: as for `at`.
         """
         seen = self._seen(X.reshape(-1, X.shape[-1]))
         moved = torch.stack([self.at(float(time))._moved() for time in times])
@@ -211,7 +228,7 @@ class FittedGradientFlow(Surrogate):
     def condition(self, data: Data) -> "FittedGradientFlow":
         joined = self.data.joined(data)
         with torch.no_grad():
-            return self.of(self.prior, self.tangent, joined, self.time, self.rate, self.noise)
+            return self.of(self.prior, self.tangent, joined, self.time, self.rate, self.noise, self.mixing)
 
     def largest_rate(self, momentum: float = 0.0) -> float:
         """The learning rate beyond which gradient descent with whole steps of time diverges."""
@@ -254,3 +271,11 @@ class FittedGradientFlow(Surrogate):
 def require_duration(time: float) -> None:
     if not time >= 0:
         raise ValueError(f"time must be zero or more, or infinity for training to convergence, got {time:g}")
+
+
+def _require_one_speed(all_layers: bool, time: float, mixing: Mixing) -> None:
+    if all_layers and math.isfinite(time) and not isinstance(mixing, Unit):
+        raise ValueError(
+            f"under {mixing} networks of which all layers are trained learn at different speeds and agree at "
+            f"infinite time alone, got {time:g}; leave time out, or train the last layer by kind='nngp'"
+        )

@@ -8,9 +8,9 @@ Sources: Rasmussen & Williams (2006), algorithm 2.1, eq. (2.41)-(2.42) and (5.10
 Shah, Wilson & Ghahramani (2014), lemma 3.
 """
 
-import copy
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -19,19 +19,17 @@ from torch import Tensor
 
 from kernelfield.core.contracts import Data, Model, Surrogate
 from kernelfield.core.mixing import Mixing, Unit
-from kernelfield.core.numerics import MEMORY_SHARE, free_memory, require_memory, threads_for
+from kernelfield.core.numerics import MEMORY_SHARE, free_memory, require_memory
 from kernelfield.core.posterior import Elliptical
-from kernelfield.kernels.named import NETWORKS, named
+from kernelfield.kernels.named import NETWORKS
 from kernelfield.kernels.stationary import Stationary
 from kernelfield.linalg.dense import Conditional, Dense
 from kernelfield.models.covariance import Lazy, covariance, matrix, named_values
 from kernelfield.models.evidence import Fit, Objective, Trend, log_evidence
-from kernelfield.models.fit import Search, minimise
+from kernelfield.models.fit import Search
+from kernelfield.models.search import kernel_for, race
 
 BUFFERS, BUFFERS_GENERAL = 4, 9  # n x n matrices alive at once in a fit, of our kernels and through autograd
-SUBSET = 512  # rows on which the starts race when there are more; the winner goes on with all
-SHIFTS = (0.0, -1.0, 1.0)  # of log lengthscales of the starts, in turn
-SHARES = (1e-2, 1e-4, 1e-1)  # of the noise in the targets' size at the starts, in turn
 
 
 @dataclass(eq=False, repr=False)
@@ -48,14 +46,19 @@ class Process(Model):
         the value to start from.
     mixing : the law of the scale variable; Unit() is the Gaussian process,
         InverseGamma.student(df) the Student-t process. One draw is shared by all outputs.
+        The noise is part of what s multiplies.
     restarts : starts of the search for hyperparameters: the first at the given values, the
         others scaled to the data. With more than 512 rows the starts race on 512 of them.
     steps : the most iterations of each search; 0 keeps the given hyperparameters.
     learn_noise : whether the noise is a hyperparameter or known.
+    learn_mixing : whether the shapes of the mixing law, such as alpha of an inverse gamma, are
+        hyperparameters too. Its unit is not: the kernel's output scale does the same, so use a
+        kernel that has one.
 
     Units: X and Y as given; `FieldRegressor` standardises both. Outputs share kernel and noise.
     Errors: ValueError for a noise that is not positive, an unknown mean or kernel, a kernel for
-    another number of inputs; MemoryError where n x n matrices do not fit.
+    another number of inputs, a law without shapes that is to be learned; MemoryError where n x n
+    matrices do not fit.
 
     >>> X = torch.linspace(0, 1, 9, dtype=torch.double)[:, None]
     >>> fitted = Process("rbf").fit(Data(X, torch.sin(6 * X)), generator=torch.Generator())
@@ -70,24 +73,32 @@ class Process(Model):
     restarts: int = 4
     steps: int = 200
     learn_noise: bool = True
+    learn_mixing: bool = False
 
     def fit(self, data: Data, *, generator: torch.Generator) -> "FittedProcess":
         self._check(data)
-        kernel = self._kernel(data)
+        kernel = kernel_for(self.kernel, data.X, data.Y.var(0, correction=0).mean().clamp_min(1e-12))
         trend = Trend.of(self.mean, data.X)
-        noise, searches = float(self.noise), list[Search]()
+        noise, mixing, searches = float(self.noise), self.mixing, list[Search]()
         if self.steps:
-            noise, searches = self._learn(kernel, data, generator)
+            noise, mixing, searches = self._learn(kernel, data, generator)
         kernel.requires_grad_(False)
         with torch.no_grad():
             solver = Dense.of(_system(kernel, noise, data))
-            return FittedProcess.of(kernel, noise, self.mixing, data, trend, solver, tuple(searches))
+            return FittedProcess.of(kernel, noise, mixing, data, trend, solver, tuple(searches))
 
     def _check(self, data: Data) -> None:
         if not (self.noise > 0 and math.isfinite(self.noise)):
             raise ValueError(f"noise must be a positive variance, got {self.noise:g}; give a value such as 0.1")
         if self.mean not in ("constant", "zero", "linear"):
             raise ValueError(f"mean must be 'constant', 'zero' or 'linear', got {self.mean!r}")
+        if not isinstance(self.mixing, Mixing):
+            raise ValueError(f"mixing must be a law such as InverseGamma.student(5.0) or Unit(), got {self.mixing!r}")
+        if self.learn_mixing and not self.mixing.shapes:
+            raise ValueError(
+                f"{self.mixing} has no shape to learn, and its unit is learned as the output scale of the kernel; "
+                "leave learn_mixing out"
+            )
         for name, least in (("restarts", 1), ("steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -103,40 +114,26 @@ class Process(Model):
             remedy=f"fit a random sample of at most {room} rows instead",
         )
 
-    def _kernel(self, data: Data) -> Kernel:
-        if isinstance(self.kernel, Kernel):
-            kernel = copy.deepcopy(self.kernel).to(data.X)
-            _check_inputs(kernel, data.X.shape[1])
-            return kernel
-        spread = data.X.std(0, correction=0)
-        spread = torch.where(spread > 0, spread, torch.ones_like(spread))
-        size = data.Y.var(0, correction=0).mean().clamp_min(1e-12)
-        return named("matern52" if self.kernel is None else self.kernel, spread, size)
-
-    def _learn(self, kernel: Kernel, data: Data, generator: torch.Generator) -> tuple[float, list[Search]]:
-        """Set the kernel's parameters to the best found; returns the noise and the record."""
+    def _learn(self, kernel: Kernel, data: Data, generator: torch.Generator) -> tuple[float, Mixing, list[Search]]:
+        """Set the kernel's parameters to the best found; returns the noise, the mixing law and the record."""
         whole = self._objective(kernel, data)
         if all(low == high for low, high in whole.bounds()):  # every hyperparameter is held
-            return float(self.noise), []
-        few = _sample(data, SUBSET, generator)
-        race = whole if few is data else self._objective(kernel, few)
-        starts = [whole.given()]
-        for i in range(self.restarts - 1):
-            starts.append(race.scattered(SHIFTS[i % 3] * (1 + i // 3), SHARES[i % 3], generator))
-        bounds = whole.bounds()
-        with threads_for(len(few.X)):
-            theta, searches = minimise(race, starts, bounds, self.steps, label=f"fit to {len(few.X)} rows")
-        if few is not data:
-            with threads_for(len(data.X)):
-                theta, last = minimise(whole, [theta], bounds, self.steps, label=f"fit to all {len(data.X)} rows")
-            searches += last
-        parameters, noise = whole.split(theta)
+            return float(self.noise), self.mixing, []
+        theta, searches = race(
+            lambda part: whole if part is data else self._objective(kernel, part),
+            data,
+            restarts=self.restarts,
+            steps=self.steps,
+            generator=generator,
+        )
+        parameters, noise, mixing = whole.split(theta)
         whole.covariance.assign(parameters)
-        return noise, searches
+        return noise, mixing, searches
 
     def _objective(self, kernel: Kernel, data: Data) -> Objective:
         trend = Trend.of(self.mean, data.X)
-        return Objective(covariance(kernel, data.X), data, trend, self.mixing, self.noise, learn=self.learn_noise)
+        learned = {"learn": self.learn_noise, "learn_mixing": self.learn_mixing}
+        return Objective(covariance(kernel, data.X), data, trend, self.mixing, self.noise, **learned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,11 +190,16 @@ class FittedProcess(Surrogate):
             return explained.unflatten(-1, batch).movedim(0, -2), unsure.unflatten(-1, batch).movedim(0, -2)
 
         scale = Conditional(Lazy(self.kernel, X), terms, self.noise if noise else 0.0, self.outputs)
-        return Elliptical(loc.unflatten(0, batch), scale, self._scale_law(self.mean.S, len(self.data.X)))
+        return Elliptical(loc.unflatten(0, batch), scale, self.scale_law)
 
-    def _scale_law(self, S: float, n: int) -> Mixing:
-        """The law of s given n rows; each coefficient of the mean with its flat prior costs one."""
-        return self.mixing.condition(S, (n - self.mean.basis.shape[1]) * self.outputs)
+    @cached_property
+    def scale_law(self) -> Mixing:
+        """The law of s given the data, by which all predictions are mixed."""
+        return self.mixing.condition(self.mean.S, self._count(len(self.data.X)))
+
+    def _count(self, n: int) -> int:
+        """What n rows tell of s; each coefficient of the mean with its flat prior costs one."""
+        return (n - self.mean.basis.shape[1]) * self.outputs
 
     def condition(self, data: Data) -> "FittedProcess":
         joined = self.data.joined(data)
@@ -217,12 +219,12 @@ class FittedProcess(Surrogate):
         precision = self.solver.inverse_diagonal() - self.solver.unwhiten(unsure.mT).square().sum(-1)
         gap = self.weights / precision[:, None]
         S = self.mean.S - (gap * self.weights).sum(-1)
-        n = len(self.data.X)
-        spread = S.new_tensor([self._scale_law(value, n - 1).mean for value in S.tolist()])
+        spread = self.mixing.means(S, self._count(len(self.data.X) - 1))
         return self.data.Y - gap, (spread / precision)[:, None].expand_as(gap)
 
     def hyperparameters(self) -> dict[str, float | list[float]]:
-        return {**named_values(self.kernel), "noise": self.noise}
+        shapes = {f"mixing.{name}": value for name, value in self.mixing.shapes.items()}
+        return {**named_values(self.kernel), "noise": self.noise, **shapes}
 
 
 def _system(kernel: Kernel, noise: float, data: Data) -> Tensor:
@@ -230,27 +232,3 @@ def _system(kernel: Kernel, noise: float, data: Data) -> Tensor:
     K = matrix(kernel, data.X, data.X).clone()
     K.diagonal().add_(noise if data.weight is None else noise / data.weight)
     return K
-
-
-def _sample(data: Data, size: int, generator: torch.Generator) -> Data:
-    """A random sample of rows, or the data themselves where they are few enough to race on."""
-    if len(data.X) <= 1.5 * size:
-        return data
-    rows = torch.randperm(len(data.X), generator=generator)[:size].to(data.X.device)
-    return Data(data.X[rows], data.Y[rows], None if data.weight is None else data.weight[rows])
-
-
-def _check_inputs(kernel: Kernel, d: int) -> None:
-    """Refuse a kernel whose lengthscales or active_dims do not fit d inputs."""
-    for module in kernel.modules():
-        if not isinstance(module, Kernel):
-            continue
-        name, dims = type(module).__name__, module.active_dims
-        if dims is not None and dims.max() >= d:
-            raise ValueError(
-                f"active_dims of {name} names input {int(dims.max())}, and the data have {d} inputs, from 0"
-            )
-        expected, found = (d if dims is None else len(dims)), module.ard_num_dims
-        if found is not None and found != expected:
-            remedy = f"make it with ard_num_dims={expected}, or choose {found} inputs by active_dims"
-            raise ValueError(f"{name} has {found} lengthscales and the data {expected} inputs; {remedy}")

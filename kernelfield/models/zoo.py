@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from kernelfield.core.contracts import Model
 from kernelfield.core.mixing import InverseGamma
+from kernelfield.core.mixing_laws import BurrXII
+from kernelfield.models.laplace import LaplaceClassifier
 from kernelfield.models.process import Process
 
 MODELS: dict[str, tuple[str, Callable[[], Model]]] = {
@@ -20,6 +22,13 @@ MODELS: dict[str, tuple[str, Callable[[], Model]]] = {
         "Student-t process: intervals widen when the data surprise the prior",
         lambda: Process(mixing=InverseGamma.student(5.0)),
     ),
+    "burr": (
+        "scale mixture with a Burr XII law: heavy tails of a learned shape",
+        lambda: Process(mixing=BurrXII(2.0, 2.0), learn_mixing=True),
+    ),
+}
+CLASSIFIERS: dict[str, tuple[str, Callable[[], Model]]] = {
+    "gpc": ("Gaussian process classifier, Laplace's approximation: a safe first choice", LaplaceClassifier),
 }
 
 
@@ -31,7 +40,22 @@ def model(name: str) -> Model:
     >>> model("gp-rbf").kernel
     'rbf'
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS) or list(MODELS)
+    return _named(name, MODELS)
+
+
+def classifier(name: str) -> Model:
+    """A classifier by name, with its default settings.
+
+    Errors: ValueError for an unknown name, with those that are near.
+
+    >>> classifier("gpc").kernel is None
+    True
+    """
+    return _named(name, CLASSIFIERS)
+
+
+def _named(name: str, known: dict[str, tuple[str, Callable[[], Model]]]) -> Model:
+    if name not in known:
+        near = difflib.get_close_matches(name, known) or list(known)
         raise ValueError(f"no model is called {name!r}; did you mean {' or '.join(near)}?")
-    return MODELS[name][1]()
+    return known[name][1]()

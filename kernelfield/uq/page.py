@@ -16,6 +16,10 @@ except ImportError as error:
 
 POINTS = 2000  # drawn in a figure; shared among outputs, so that a page stays below 1.5 MB
 LEAST_POINTS = 200
+EXPLAINED = (
+    "Means over the test set{}. The baseline always predicts the mean and standard deviation of the training targets; "
+    "the gain is the share of its score that the model saves. Lower is better unless said otherwise."
+)
 SCORES = (  # name, as written, what it says, format
     ("crps", "CRPS", "how far the whole predicted law is from the value, in units of the target", ""),
     ("nll", "NLL", "negative log density of the value, in nats", ""),
@@ -30,14 +34,6 @@ SCORES = (  # name, as written, what it says, format
 
 def render(content: Mapping[str, Any], evaluation: Evaluation) -> str:
     """The page of `Report.to_dict()`, with figures of the evaluation that it summarises."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
     most = max(POINTS // len(content["outputs"]), LEAST_POINTS)
     sections = [
         {
@@ -48,10 +44,28 @@ def render(content: Mapping[str, Any], evaluation: Evaluation) -> str:
         }
         for index, output in enumerate(content["outputs"])
     ]
+    return fill(
+        content, sections, score_rows(content), EXPLAINED.format(", then over outputs" if len(sections) > 1 else "")
+    )
+
+
+def fill(
+    content: Mapping[str, Any], sections: Sequence[Mapping[str, Any]], overall: Sequence[Mapping[str, str]], words: str
+) -> str:
+    """The template's page: a section of figures each, the overall scores, and words that explain them."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
     return environment.get_template("report.html.j2").render(
         content,
         sections=sections,
-        overall=score_rows(content),
+        overall=overall,
+        explained=words,
         choices=list(_choices(content["hyperparameters"], content["features"])),
     )
 

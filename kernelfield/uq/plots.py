@@ -20,6 +20,7 @@ try:
     import matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 except ImportError as error:
     raise ImportError("reports need matplotlib and jinja2; pip install 'kernelfield[report]'") from error
 
@@ -56,7 +57,7 @@ def calibration(curve: Curve, *, prefix: str) -> str:
         axes.plot(curve.levels, curve.coverage, color=MODEL, linewidth=2)
         axes.set(xlabel="promised coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1))
 
-    return _svg(draw, prefix)
+    return svg(draw, prefix)
 
 
 def uniformity(histogram: Histogram, *, prefix: str) -> str:
@@ -73,7 +74,7 @@ def uniformity(histogram: Histogram, *, prefix: str) -> str:
         axes.set(xlabel="PIT: the quantile at which y came to be", ylabel="share of values")
         axes.set(xlim=(0, 1), ylim=(0, 1.08 * top))
 
-    return _svg(draw, prefix)
+    return svg(draw, prefix)
 
 
 def predictions(evaluation: Evaluation, *, prefix: str, most: int) -> str:
@@ -90,7 +91,7 @@ def predictions(evaluation: Evaluation, *, prefix: str, most: int) -> str:
             _dots(axes, y[chosen], mean[chosen], color=colour, linewidth=_dot(len(rows)))
         axes.set(xlabel="observed", ylabel="predicted", xlim=ends, ylim=ends)
 
-    return _svg(draw, prefix)
+    return svg(draw, prefix)
 
 
 def resolution(evaluation: Evaluation, *, prefix: str, most: int) -> str:
@@ -109,7 +110,12 @@ def resolution(evaluation: Evaluation, *, prefix: str, most: int) -> str:
         top = 1.05 * max(error[rows].max(), *typical, std.max())
         axes.set(xlabel="predicted standard deviation", ylabel="absolute error", xlim=ends, ylim=(0, top))
 
-    return _svg(draw, prefix)
+    return svg(draw, prefix)
+
+
+def square(x: float, y: float, colour: str, alpha: float) -> Rectangle:
+    """A filled cell of side one around a point."""
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, alpha=alpha, linewidth=0)
 
 
 def _rows(n: int, most: int) -> np.ndarray:
@@ -141,7 +147,8 @@ def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
     _bars(axes, x, y, y, solid_capstyle="round", **style)
 
 
-def _svg(draw: Callable[[Axes], None], prefix: str) -> str:
+def svg(draw: Callable[[Axes], None], prefix: str) -> str:
+    """What `draw` puts on axes, as an element for a page."""
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=SIZE, layout="constrained")
         draw(figure.subplots())

@@ -67,6 +67,14 @@ class Report:
     def n_test(self) -> int:
         return len(self.evaluation.y)
 
+    def scores(self) -> dict[str, float]:
+        """Of the model, means over rows and outputs."""
+        return self.evaluation.scores()
+
+    def rule(self) -> dict[str, float]:
+        """The scores of the baseline."""
+        return self.baseline.scores()
+
     def output(self, index: int) -> "Report":
         """The report on one output alone."""
         return replace(
@@ -98,7 +106,7 @@ class Report:
             "provenance": dict(self.provenance),
             "notes": list(self.notes),
         }
-        return {name: _plain(value) for name, value in content.items()}
+        return {name: plain(value) for name, value in content.items()}
 
     def _figures(self) -> dict[str, object]:
         return {
@@ -137,14 +145,15 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """A value as JSON has it: null for what has no finite value."""
     match value:
         case Mapping():
-            return {str(name): _plain(item) for name, item in value.items()}
+            return {str(name): plain(item) for name, item in value.items()}
         case np.ndarray() | np.generic():
-            return _plain(value.tolist())
+            return plain(value.tolist())
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case float() if not math.isfinite(value):
             return None
         case _:

@@ -58,14 +58,19 @@ def _honesty(model: Evaluation) -> Verdict:
 
 
 def _gain(model: Evaluation, baseline: Evaluation) -> Verdict:
-    gain = baseline.crps - model.crps
-    n, total = len(gain), float(np.mean(baseline.crps))
+    return compared(model.crps, baseline.crps, "CRPS", "always predicting the training mean and deviation")
+
+
+def compared(model: np.ndarray, baseline: np.ndarray, loss: str, rule: str) -> Verdict:
+    """Whether a model's losses, row by row, are less than those of a rule, beyond what chance explains."""
+    gain = baseline - model
+    n, total = len(gain), float(np.mean(baseline))
     if n < 2 or not np.isfinite(gain).all() or total == 0 or np.ptp(gain) == 0:
         return Verdict("open", "No comparison with the baseline", "The test set does not tell the two apart.")
     share = float(np.mean(gain)) / total
     ratio = float(np.mean(gain) / (np.std(gain, ddof=1) / np.sqrt(n)))
     which = "lower" if share >= 0 else "higher"
-    found = f"The mean CRPS is {abs(share):.1%} {which} than that of always predicting the training mean and deviation"
+    found = f"The mean {loss} is {abs(share):.1%} {which} than that of {rule}"
     if abs(ratio) < CLEAR:
         return Verdict("open", "No clear gain on the baseline", f"{found}, a difference that chance may explain.")
     title = "Better than the baseline" if ratio > 0 else "Worse than the baseline"

@@ -23,7 +23,9 @@ from torch import nn
 
 from kernelfield.estimators.kernel_records import put_together, take_apart
 from kernelfield.estimators.records import Reader, Writer
+from kernelfield.kernels.matern import GeneralMatern
 from kernelfield.kernels.network import NetworkKernel
+from kernelfield.kernels.spectral import SpectralMixture, SpectralProduct
 from kernelfield.kernels.stationary import NAMES, RBF, Matern, RationalQuadratic, dimension_scaled
 from kernelfield.nets.algebra import Repeat, Residual
 from kernelfield.nets.conv import Conv
@@ -37,6 +39,9 @@ KERNELS = {
     "ours": RBF(),
     "ours, by input": Matern(0.5, ard_num_dims=3, lengthscale_prior=priors.GammaPrior(3.0, 6.0)),
     "ours, bounded": Matern(1.5, lengthscale_constraint=constraints.GreaterThan(0.3)),
+    "ours, of any smoothness": GeneralMatern(
+        0.7, ard_num_dims=3, nu_prior=priors.GammaPrior(2.0, 1.0), nu_constraint=constraints.Interval(0.1, 3.0)
+    ),
     "ours, in a batch": RationalQuadratic(batch_shape=BATCH, ard_num_dims=3),
     "ours, with priors": RationalQuadratic(
         alpha_prior=priors.LogNormalPrior(0.1, 2.0), outputscale_prior=priors.HalfCauchyPrior(0.7)
@@ -50,6 +55,9 @@ KERNELS = {
         batch_shape=BATCH,
         scales_prior=priors.LogNormalPrior(0.0, 1.0),
     ),
+    "spectral": SpectralMixture(3, dims=3, lengthscales_constraint=constraints.GreaterThan(0.3)),
+    "spectral product": SpectralProduct(2, density="student_t", nu=1.5, log_weights=False, dims=2, active_dims=(2, 0)),
+    "spectral in a batch": SpectralMixture(2, dims=3, batch_shape=BATCH),
     "rbf": RBFKernel(ard_num_dims=3, lengthscale_prior=priors.NormalPrior(0.1, 0.3)),
     "matern": MaternKernel(1.5, active_dims=(2, 0), lengthscale_constraint=constraints.Interval(0.1, 7.0)),
     "rq": RQKernel(alpha_constraint=constraints.LessThan(3.0), lengthscale_prior=priors.UniformPrior(0.1, 2.0)),

@@ -13,6 +13,8 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.testing import assert_close
 
 from kernelfield.core.contracts import Data
+from kernelfield.core.mixing import InverseGamma
+from kernelfield.core.mixing_laws import BurrXII
 from kernelfield.core.numerics import NotPositiveDefinite
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.kernels.network import NetworkKernel
@@ -266,3 +268,34 @@ def test_a_negative_time_is_refused_after_the_fit_as_before(data):
 def test_a_matrix_that_is_no_covariance_is_refused():
     with pytest.raises(NotPositiveDefinite, match=r"eigenvalue -1, its largest one being 2"):
         Modes.of(torch.diag(torch.tensor([-1.0, 2.0])))
+
+
+@KINDS
+def test_a_random_variance_of_the_last_layer_multiplies_the_covariance_and_keeps_the_mean(kind, data):
+    X, law = torch.randn(4, 3), BurrXII(2.0, 1.5)
+    for noise in (False, True):
+        plain = fit(GradientFlow(NET, kind), data).posterior(X, noise=noise)
+        mixed = fit(GradientFlow(NET, kind, mixing=law), data).posterior(X, noise=noise)
+        assert mixed.mixing == law  # the prior's: training on the squared loss tells nothing of s
+        assert_close(mixed.mean, plain.mean)
+        assert_close(mixed.covariance, law.mean * plain.covariance)
+
+
+def test_trained_networks_of_any_variance_of_the_last_layer_agree_in_the_mean(data):
+    X, s = torch.randn(4, 3), 3.0
+    one, other = (
+        fit(GradientFlow(Dense(1.5, 0.5) >> Relu() >> Dense(w), noise=ridge), data).posterior(X)
+        for w, ridge in ((1.2, 0.02), (1.2 * s**0.5, 0.02 * s))
+    )
+    assert_close(other.mean, one.mean)
+    assert_close(other.covariance, s * one.covariance)
+
+
+def test_networks_that_learn_at_different_speeds_are_no_scale_mixture(data):
+    law = InverseGamma.student(5.0)
+    with pytest.raises(ValueError, match="learn at different speeds .* got 3; leave time out"):
+        fit(GradientFlow(NET, time=3.0, mixing=law), data)
+    with pytest.raises(ValueError, match="learn at different speeds"):
+        fit(GradientFlow(NET, mixing=law), data).at(0.0)
+    early = fit(GradientFlow(NET, "nngp", time=3.0, mixing=law), data)
+    assert early.condition(data).mixing == early.at(1.0).mixing == law

@@ -1,0 +1,176 @@
+"""Bumps of a power spectrum and the envelopes that they are the Fourier transforms of.
+
+A bump p is the density of one frequency about zero, in cycles per unit of the input, and its
+envelope is g(r) = E[cos(2 pi s r)], s ~ p, which is 1 at r = 0. At a lengthscale l,
+
+    Gaussian     s ~ N(0, 1 / (2 pi l)^2)                 g = exp(-x^2 / 2),             x = r / l
+    Student-t    2 pi l s ~ t with 2 nu degrees of freedom     g = Matern of smoothness nu,   x = sqrt(2 nu) r / l
+
+Derivatives. Let F_0 = g as a function of x and F_k = -F_{k-1}' / x. For the Gaussian every F_k
+is g; for Matern F_k is proportional to x^(nu - k) K_(nu - k)(x), by (x^nu K_nu)' = -x^nu K_(nu - 1).
+The chain rule alone then gives
+
+    g' = -x F_1,    g'' = -F_1 + x^2 F_2,    g''' = 3 x F_2 - x^3 F_3,    g'''' = 3 F_2 - 6 x^2 F_3 + x^4 F_4.
+
+At nu = p + 1/2, x^nu K_nu(x) = sqrt(pi / 2) exp(-x) theta_p(x) with the reverse Bessel polynomials
+theta_p = (2p - 1) theta_(p-1) + x^2 theta_(p-2), a sum of positive terms; and
+x^(-m) K_(-m) = x^(-2m) (x^m K_m) where nu - k has become negative.
+
+Sources: Rasmussen & Williams (2006), eq. (4.9) and (4.14)-(4.16); DLMF 10.29.4, 10.47.9 and
+10.49.12; Fang et al. (2024), "Solving High Frequency and Multi-Scale PDEs with Gaussian
+Processes", section 3, for Student-t bumps.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ORDERS = 4  # the highest derivative in closed form
+# g^(j) is the sum of c x^(2i) F_k over the terms (c, i, k), times x if j is odd.
+_TERMS: tuple[tuple[tuple[int, int, int], ...], ...] = (
+    ((1, 0, 0),),
+    ((-1, 0, 1),),
+    ((-1, 0, 1), (1, 1, 2)),
+    ((3, 0, 2), (-1, 1, 3)),
+    ((3, 0, 2), (-6, 1, 3), (1, 2, 4)),
+)
+
+
+class Bump(ABC):
+    """The shape of the bumps of a spectrum; see the module docstring."""
+
+    @property
+    @abstractmethod
+    def rate(self) -> float:
+        """x = rate * r / lengthscale."""
+
+    @property
+    @abstractmethod
+    def smoothness(self) -> float:
+        """The highest derivative of the envelope that is continuous at zero."""
+
+    @abstractmethod
+    def measure(self, tau: Tensor) -> Tensor:
+        """What `product` needs of a difference, so that all components share it; any shape."""
+
+    @abstractmethod
+    def product(self, measures: Sequence[Tensor], lengths: Tensor) -> Tensor:
+        """The product of the envelopes of all inputs (*b, n, k), given the measures of each and lengths (*b, d)."""
+
+    @abstractmethod
+    def log_density(self, s: Tensor) -> Tensor:
+        """Log density of s = 2 pi l times a frequency; any shape."""
+
+    @abstractmethod
+    def _term(self, x: Tensor, i: int, k: int) -> Tensor:
+        """x^(2i) F_k(x) at x >= 0."""
+
+    def derivative(self, r: Tensor, lengthscale: Tensor, order: int) -> Tensor:
+        """The derivative of the envelope in r, of order 0 to 4; shapes broadcast.
+
+        Errors: ValueError for an order that the envelope does not have at zero.
+        """
+        self.require(order)
+        rate = self.rate / lengthscale
+        z = rate * r
+        x = z.abs()
+        value = sum((c * self._term(x, i, k) for c, i, k in _TERMS[order]), torch.zeros(()).to(x))
+        return rate**order * (z * value if order % 2 else value)
+
+    def require(self, order: int) -> None:
+        """Refuse an order of derivative beyond four, or beyond the smoothness."""
+        if not 0 <= order <= ORDERS:
+            raise ValueError(f"derivatives are in closed form for orders 0 to {ORDERS} in each input, got {order}")
+        if order > self.smoothness:
+            raise ValueError(
+                f"{self} has continuous derivatives up to order {self.smoothness:g} and {order} was asked for; "
+                f"take nu = {math.ceil(order / 2) + 0.5:g} or density='gaussian'"
+            )
+
+
+@dataclass(frozen=True)
+class GaussianBump(Bump):
+    """Normal bumps, with squared-exponential envelopes.
+
+    >>> round(GaussianBump().derivative(torch.tensor(0.0), torch.tensor(2.0), 4).item(), 4)  # 3 / 2^4
+    0.1875
+    """
+
+    rate = 1.0
+    smoothness = math.inf
+
+    def measure(self, tau: Tensor) -> Tensor:
+        return tau.square()
+
+    def product(self, measures: Sequence[Tensor], lengths: Tensor) -> Tensor:
+        factors = -0.5 / lengths.square()
+        first, *others = (m * factors[..., d, None, None] for d, m in enumerate(measures))
+        return sum(others, first).exp()
+
+    def log_density(self, s: Tensor) -> Tensor:
+        return -0.5 * (s.square() + math.log(2 * math.pi))
+
+    def _term(self, x: Tensor, i: int, k: int) -> Tensor:
+        return x ** (2 * i) * (-0.5 * x.square()).exp()
+
+
+@dataclass(frozen=True)
+class StudentBump(Bump):
+    """Student-t bumps with 2 nu degrees of freedom, with Matern envelopes; nu is p + 1/2.
+
+    >>> round(StudentBump(2.5).derivative(torch.tensor(0.0), torch.tensor(1.0), 4).item(), 4)  # 25
+    25.0
+    """
+
+    nu: float
+
+    def __post_init__(self) -> None:
+        if self.nu not in (0.5, 1.5, 2.5, 3.5, 4.5):
+            raise ValueError(f"nu must be 0.5, 1.5, 2.5, 3.5 or 4.5, got {self.nu:g}")
+
+    @property
+    def rate(self) -> float:
+        return math.sqrt(2 * self.nu)
+
+    @property
+    def smoothness(self) -> float:
+        return 2 * self.nu - 1
+
+    def measure(self, tau: Tensor) -> Tensor:
+        return tau.abs()
+
+    def product(self, measures: Sequence[Tensor], lengths: Tensor) -> Tensor:
+        p = int(self.nu)
+        rates = self.rate / lengths
+        first, *others = (m * rates[..., d, None, None] for d, m in enumerate(measures))
+        value = (-sum(others, first)).exp() / _theta_at_zero(p) ** len(measures)
+        return math.prod((_theta(p, x) for x in (first, *others)), start=value) if p else value
+
+    def log_density(self, s: Tensor) -> Tensor:
+        df = 2 * self.nu
+        constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
+        return constant - (df + 1) / 2 * torch.log1p(s.square() / df)
+
+    def _term(self, x: Tensor, i: int, k: int) -> Tensor:
+        p = int(self.nu)
+        left = p - k
+        power, degree = (2 * i, left) if left >= 0 else (2 * (i + left) + 1, -left - 1)
+        return x**power * _theta(degree, x) * (-x).exp() / _theta_at_zero(p)
+
+
+def _theta(p: int, x: Tensor) -> Tensor:
+    """The reverse Bessel polynomial of degree p."""
+    if p == 0:
+        return torch.ones_like(x)
+    before, now = torch.ones_like(x), x + 1
+    for j in range(2, p + 1):
+        before, now = now, (2 * j - 1) * now + x.square() * before
+    return now
+
+
+def _theta_at_zero(p: int) -> float:
+    return float(math.prod(range(1, 2 * p, 2)))

@@ -1,0 +1,164 @@
+"""FieldClassifier keeps the scikit-learn conventions and answers with probabilities."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_iris, make_moons
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.gaussian_process.kernels import RBF as TheirRBF
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from kernelfield.core.mixing import InverseGamma
+from kernelfield.estimators import regressor
+from kernelfield.estimators.classifier import FieldClassifier
+from kernelfield.estimators.persistence import load, save
+from kernelfield.kernels.stationary import RBF
+from kernelfield.models.dirichlet import DirichletClassifier
+from kernelfield.models.laplace import LaplaceClassifier
+from kernelfield.models.process import Process
+from kernelfield.models.variational import VariationalClassifier
+
+QUICK = {"inducing": 12, "epochs": 1, "least_steps": 60, "rate": 0.2}
+MODELS = {
+    "laplace": LaplaceClassifier(steps=5),
+    "dirichlet": DirichletClassifier(steps=5),
+    "variational": VariationalClassifier(**QUICK),
+    "heavy tails": VariationalClassifier(**QUICK, mixing=InverseGamma(2.0, 2.0)),
+}
+
+
+@parametrize_with_checks([FieldClassifier(LaplaceClassifier(steps=2), random_state=0)])
+def test_every_scikit_learn_convention_is_kept(estimator, check) -> None:
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def iris():
+    X, y = load_iris(return_X_y=True)
+    return X[::3], np.array(["setosa", "versicolor", "virginica"])[y[::3]], X[1::3], y[1::3]
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_model_learns_three_classes_and_two(model, iris) -> None:
+    X, y, X_test, index = iris
+    fitted = FieldClassifier(model, random_state=0).fit(X, y)
+    probabilities = fitted.predict_proba(X_test)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-12)
+    np.testing.assert_array_equal(fitted.predict(X_test), fitted.classes_[probabilities.argmax(1)])
+    np.testing.assert_allclose(fitted.decision_function(X_test), np.log(probabilities))
+    assert fitted.score(X_test, fitted.classes_[index]) > 0.9
+    assert fitted.posterior(X_test).mean.shape == (50, 3)
+
+    two = FieldClassifier(model, random_state=0).fit(X, y == "setosa")
+    assert two.classes_.tolist() == [False, True]
+    odds = two.decision_function(X_test)
+    assert odds.shape == (50,)
+    np.testing.assert_allclose(np.exp(odds), np.divide(*two.predict_proba(X_test).T[::-1]))
+    assert two.score(X_test, index == 0) == 1.0
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_units_of_inputs_change_nothing(model, iris) -> None:
+    X, y, X_test, _ = iris
+    factor, shift = np.array([1e-6, 1e4, 1.0, 3.0]), np.array([5.0, -1e3, 0.0, 1.0])
+    plain = FieldClassifier(model, random_state=0).fit(X, y).predict_proba(X_test)
+    moved = FieldClassifier(model, random_state=0).fit(X * factor + shift, y).predict_proba(X_test * factor + shift)
+    np.testing.assert_allclose(moved, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_the_same_seed_gives_the_same_answer(model, iris) -> None:
+    X, y, X_test, _ = iris
+    first, second = (clone(FieldClassifier(model, random_state=3)).fit(X, y).predict_proba(X_test) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_answers_agree_with_scikit_learn_at_the_same_hyperparameters() -> None:
+    X, y = make_moons(60, noise=0.2, random_state=0)
+    theirs = GaussianProcessClassifier(6.0 * TheirRBF([0.8, 1.9]), optimizer=None).fit(X, y)
+    kernel = RBF(ard_num_dims=2)
+    kernel.lengthscale = torch.tensor([0.8, 1.9] / X.std(0))
+    kernel.outputscale = 6.0
+    ours = FieldClassifier(LaplaceClassifier(kernel, steps=0)).fit(X, y)
+    evidence = theirs.log_marginal_likelihood()
+    assert ours.surrogate_.log_evidence == pytest.approx(evidence, rel=1e-9)
+    mean, variance = theirs.base_estimator_.latent_mean_and_variance(X + 0.3)
+    law = ours.posterior(X + 0.3)
+    np.testing.assert_allclose(law.mean[:, 0], mean, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(law.variance[:, 0], variance, rtol=1e-6, atol=1e-6)
+    # Theirs approximates the sigmoid by five error functions.
+    np.testing.assert_allclose(ours.predict_proba(X + 0.3), theirs.predict_proba(X + 0.3), atol=2e-4)
+
+
+def test_rows_are_answered_alone(iris, monkeypatch) -> None:
+    X, y, X_test, _ = iris
+    fitted = FieldClassifier(LaplaceClassifier(steps=2)).fit(X, y)
+    whole = fitted.predict_proba(X_test)
+    monkeypatch.setattr(regressor, "BLOCK", 1)
+    monkeypatch.setattr(regressor, "LEAST_ROWS", 7)
+    np.testing.assert_allclose(fitted.predict_proba(X_test), whole, rtol=1e-9)
+
+
+def test_a_fitted_classifier_survives_pickle_and_a_grid_search(iris) -> None:
+    X, y, X_test, _ = iris
+    search = GridSearchCV(FieldClassifier(LaplaceClassifier(steps=2)), {"model__kernel": ["rbf", "matern32"]}, cv=2)
+    fitted = search.fit(X, y).best_estimator_
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.predict_proba(X_test), fitted.predict_proba(X_test))
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_saved_classifier_answers_as_before(model, iris, tmp_path) -> None:
+    X, y, X_test, _ = iris
+    fitted = FieldClassifier(model, random_state=0).fit(X, y)
+    save(fitted, tmp_path / "three")
+    again = load(tmp_path / "three")
+    np.testing.assert_array_equal(again.predict_proba(X_test), fitted.predict_proba(X_test))
+    assert again.predict(X_test).tolist() == fitted.predict(X_test).tolist()
+
+
+def test_the_names_of_columns_are_kept(iris) -> None:
+    X, y, _, _ = iris
+    table = pd.DataFrame(X, columns=list("abcd"))
+    assert FieldClassifier(LaplaceClassifier(steps=0)).fit(table, y).feature_names_in_.tolist() == list("abcd")
+    with pytest.raises(ValueError, match="column names must differ, a occurs"):
+        FieldClassifier().fit(table.set_axis(list("abca"), axis=1), y)
+
+
+class TestBadInput:
+    def test_one_class(self, iris) -> None:
+        with pytest.raises(ValueError, match="one class only, setosa"):
+            FieldClassifier().fit(iris[0], ["setosa"] * len(iris[0]))
+
+    def test_labels_that_are_measurements(self, iris) -> None:
+        with pytest.raises(ValueError, match="Unknown label type: continuous"):
+            FieldClassifier().fit(iris[0], iris[0][:, 0] + 0.05)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_missing_inputs(self, iris, bad) -> None:
+        X = iris[0].copy()
+        X[3, 1] = bad
+        with pytest.raises(ValueError, match="contains NaN|contains infinity"):
+            FieldClassifier().fit(X, iris[1])
+
+    def test_missing_labels(self, iris) -> None:
+        y = np.arange(len(iris[0]), dtype=float)
+        y[2] = np.nan
+        with pytest.raises(ValueError, match="contains NaN"):
+            FieldClassifier().fit(iris[0], y)
+
+    def test_labels_that_the_fit_has_not_seen_are_wrong_and_no_error(self, iris) -> None:
+        X, y, _, _ = iris
+        fitted = FieldClassifier(LaplaceClassifier(steps=0)).fit(X, y)
+        assert fitted.score(X, ["unseen"] * len(X)) == 0.0
+
+    def test_a_model_for_numbers(self, iris) -> None:
+        with pytest.raises(TypeError, match="must be a classifier such as LaplaceClassifier"):
+            FieldClassifier(Process(steps=0)).fit(iris[0], iris[1])
+        with pytest.raises(TypeError, match="must be a Model"):
+            FieldClassifier("laplace").fit(iris[0], iris[1])
