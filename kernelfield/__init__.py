@@ -24,14 +24,19 @@ if TYPE_CHECKING:
     from kernelfield.kernels.empirical import EmpiricalKernel
     from kernelfield.kernels.hierarchical import hierarchical
     from kernelfield.kernels.laplace import matched_laplace
+    from kernelfield.kernels.matern import GeneralMatern
     from kernelfield.kernels.network import NetworkKernel
     from kernelfield.kernels.random_features import DeepRandomFeatures
+    from kernelfield.kernels.spectral import SpectralMixture, SpectralProduct
     from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic
     from kernelfield.models.dirichlet import DirichletClassifier
     from kernelfield.models.flow import GradientFlow
     from kernelfield.models.laplace import LaplaceClassifier
     from kernelfield.models.process import Process
     from kernelfield.models.scale_mixture import ScaleMixtureKernel
+    from kernelfield.models.spectral import Spectral
+    from kernelfield.models.variational import VariationalClassifier
+    from kernelfield.models.warped import Warped
     from kernelfield.nets.algebra import Concat, Identity, Product, Repeat, Residual, Scale, Serial
     from kernelfield.nets.attention import Attention
     from kernelfield.nets.controlled import Controlled
@@ -86,6 +91,7 @@ __all__ = [
     "Gamma",
     "Gaussian",
     "Gelu",
+    "GeneralMatern",
     "GlobalAvgPool",
     "GlobalSumPool",
     "GradientFlow",
@@ -129,10 +135,15 @@ __all__ = [
     "Sin",
     "Snake",
     "Softplus",
+    "Spectral",
+    "SpectralMixture",
+    "SpectralProduct",
     "Step",
     "SumPool",
     "Tanh",
     "Unit",
+    "VariationalClassifier",
+    "Warped",
     "__version__",
     "criticality",
     "deep_residual",
@@ -181,6 +192,7 @@ _HOMES = {
     "Gamma": "core.mixing_laws",
     "Gaussian": "nets.smooth",
     "Gelu": "nets.smooth",
+    "GeneralMatern": "kernels.matern",
     "GlobalAvgPool": "nets.pooling",
     "GlobalSumPool": "nets.pooling",
     "GradientFlow": "models.flow",
@@ -225,10 +237,15 @@ _HOMES = {
     "Sin": "nets.smooth",
     "Snake": "nets.quadrature",
     "Softplus": "nets.quadrature",
+    "Spectral": "models.spectral",
+    "SpectralMixture": "kernels.spectral",
+    "SpectralProduct": "kernels.spectral",
     "Step": "nets.rectifiers",
     "SumPool": "nets.pooling",
     "Tanh": "nets.quadrature",
     "Unit": "core.mixing",
+    "VariationalClassifier": "models.variational",
+    "Warped": "models.warped",
     "criticality": "nets.criticality",
     "deep_residual": "nets.criticality",
     "edge_of_chaos": "nets.criticality",

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from kernelfield.core.contracts import Model
 from kernelfield.core.mixing import InverseGamma
 from kernelfield.core.mixing_laws import BurrXII
+from kernelfield.models.dirichlet import DirichletClassifier
 from kernelfield.models.laplace import LaplaceClassifier
 from kernelfield.models.process import Process
+from kernelfield.models.spectral import Spectral
+from kernelfield.models.variational import VariationalClassifier
+from kernelfield.models.warped import Warped
 
 MODELS: dict[str, tuple[str, Callable[[], Model]]] = {
     "gp": ("Gaussian process, Matern-5/2: a safe first choice", Process),
@@ -26,9 +30,16 @@ MODELS: dict[str, tuple[str, Callable[[], Model]]] = {
         "scale mixture with a Burr XII law: heavy tails of a learned shape",
         lambda: Process(mixing=BurrXII(2.0, 2.0), learn_mixing=True),
     ),
+    "spectral": ("spectral mixture: finds the frequencies of the data and extrapolates them", Spectral),
+    "warped": ("Gaussian process of a transformed target, for skewed or heavy-tailed values", Warped),
 }
 CLASSIFIERS: dict[str, tuple[str, Callable[[], Model]]] = {
     "gpc": ("Gaussian process classifier, Laplace's approximation: a safe first choice", LaplaceClassifier),
+    "gpc-dirichlet": (
+        "one regression a class, of log Dirichlet variables: quick",
+        DirichletClassifier,
+    ),
+    "gpc-sparse": ("sparse variational classifier: for many rows", VariationalClassifier),
 }
 
 
