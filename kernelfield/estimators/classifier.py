@@ -42,7 +42,7 @@ class FieldClassifier(ClassifierMixin, BaseEstimator):
         Their shares of the rows that were fitted.
     surrogate_ : FittedClassifier
         The fitted model, which takes standardised inputs.
-    to_model_X_ : Affine
+    to_model_X_ : kernelfield.estimators.scaling.Affine
         What standardises them.
     n_samples_fit_ : int
         The number of rows that were fitted.

@@ -253,7 +253,7 @@ class Scale(Layer):
         return _scaled(state, self.factor)
 
     def module(self, fan_in: int, width: int, fan_out: int) -> tuple[nn.Module, int]:
-        return Scaled(float(self.factor)), fan_in
+        return Rescaled(float(self.factor)), fan_in
 
     def scales(self) -> list[float]:
         return []  # the layers around it have scales to learn
@@ -334,7 +334,7 @@ class Joined(Added):
         return torch.cat([branch(x) for branch in self.branches], -1)
 
 
-class Scaled(nn.Module):
+class Rescaled(nn.Module):
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor

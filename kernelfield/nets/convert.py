@@ -32,7 +32,7 @@ from kernelfield.nets.algebra import (
     Product,
     Residual,
     Scale,
-    Scaled,
+    Rescaled,
     Serial,
 )
 from kernelfield.nets.conv import Conv, ConvLocal, Convolution, ConvTranspose, LocalConvolution, TransposedConvolution
@@ -328,5 +328,5 @@ READERS: dict[type[nn.Module], Read] = {
     Added: _joining(_sum),
     Multiplied: _joining(_product),
     Joined: _joining(_concat),
-    Scaled: lambda reader, module, path: Scale(module.factor),
+    Rescaled: lambda reader, module, path: Scale(module.factor),
 }
