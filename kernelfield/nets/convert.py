@@ -30,9 +30,9 @@ from kernelfield.nets.algebra import (
     Layer,
     Multiplied,
     Product,
+    Rescaled,
     Residual,
     Scale,
-    Rescaled,
     Serial,
 )
 from kernelfield.nets.conv import Conv, ConvLocal, Convolution, ConvTranspose, LocalConvolution, TransposedConvolution
