@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kernelfield.core.version import __version__
-from kernelfield.models.zoo import MODELS
+from kernelfield.models.zoo import CLASSIFIERS, MODELS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -91,4 +91,4 @@ def test_every_proof_that_the_papers_page_names_exists() -> None:
 
 def test_the_page_on_choosing_a_model_lists_all_that_have_a_name() -> None:
     rows = re.findall(r"^\| `(\S+)` \|", (ROOT / "docs" / "choose_a_model.md").read_text(), flags=re.MULTILINE)
-    assert set(rows) == set(MODELS)
+    assert set(rows) == {*MODELS, *CLASSIFIERS}
