@@ -14,6 +14,7 @@ from torch import Tensor
 from kernelfield.core.contracts import Data, Surrogate
 from kernelfield.core.posterior import Posterior
 from kernelfield.models.process import FittedProcess
+from kernelfield.models.warped import FittedWarped
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class Scaled(Surrogate):
 
         Errors: NotImplementedError if the model has no evidence.
         """
-        if not isinstance(self.inner, FittedProcess):
+        if not isinstance(self.inner, FittedProcess | FittedWarped):
             raise NotImplementedError(f"{type(self.inner).__name__} has no evidence; compare models by their scores")
         rows = len(self.inner.data.X)
         return float(self.inner.log_evidence) - rows * float(self.to_model_y.scale.log().sum())

@@ -145,6 +145,11 @@ class FittedWarped(Surrogate):
     warp: Warp
     log_evidence: float
 
+    @property
+    def data(self) -> Data:
+        """What the process was conditioned on: targets are warped."""
+        return self.inner.data
+
     @classmethod
     def of(cls, inner: FittedProcess, warp: Warp, Y: Tensor) -> "FittedWarped":
         """From the process of the targets Y (n, m) after the warp."""
