@@ -22,6 +22,7 @@ from kernelfield.models.dirichlet import DirichletClassifier
 from kernelfield.models.laplace import LaplaceClassifier
 from kernelfield.models.process import Process
 from kernelfield.models.variational import VariationalClassifier
+from kernelfield.models.zoo import CLASSIFIERS, classifier
 
 QUICK = {"inducing": 12, "epochs": 1, "least_steps": 60, "rate": 0.2}
 MODELS = {
@@ -162,3 +163,16 @@ class TestBadInput:
             FieldClassifier(Process(steps=0)).fit(iris[0], iris[1])
         with pytest.raises(TypeError, match="must be a Model"):
             FieldClassifier("laplace").fit(iris[0], iris[1])
+
+
+@pytest.mark.parametrize("labels", [["low", "high"], ["a", "b", "c"], [0, 1]], ids=str)
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_loaded_classifier_gives_the_same_probabilities(name, labels, tmp_path) -> None:
+    X = np.random.default_rng(0).uniform(-2, 2, (30, 3))
+    y = np.array(labels)[np.arange(30) % len(labels)]
+    quick = {"epochs": 1, "least_steps": 3} if name == "gpc-sparse" else {"steps": 3}
+    estimator = FieldClassifier(classifier(name).set_params(**quick), random_state=0).fit(X, y)
+    save(estimator, tmp_path / "model")
+    again = load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict_proba(X), estimator.predict_proba(X))
+    np.testing.assert_array_equal(again.predict(X), estimator.predict(X))

@@ -18,13 +18,12 @@ from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import InverseGamma
 from kernelfield.core.version import __version__
 from kernelfield.estimators import persistence
-from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.persistence import load, load_extra, require_savable, save
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.models.flow import GradientFlow
 from kernelfield.models.process import Process
 from kernelfield.models.warped import Warped
-from kernelfield.models.zoo import CLASSIFIERS, MODELS, classifier, model
+from kernelfield.models.zoo import MODELS, model
 from kernelfield.nets.dense import Dense
 from kernelfield.nets.rectifiers import Relu
 
@@ -71,18 +70,6 @@ MADE = {
     "more rows after the fit": conditioned,
     "gradient flow": lambda: fitted(GradientFlow(Dense(1.2, 0.3) >> Relu() >> Dense(1.1), time=5.0)),
 }
-
-
-@pytest.mark.parametrize("labels", [["low", "high"], ["a", "b", "c"], [0, 1]], ids=str)
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_loaded_classifier_gives_the_same_probabilities(name, labels, tmp_path: Path) -> None:
-    y = np.array(labels)[np.arange(len(X)) % len(labels)]
-    quick = {"epochs": 1, "least_steps": 3} if name == "gpc-sparse" else {"steps": 3}
-    estimator = FieldClassifier(classifier(name).set_params(**quick), random_state=0).fit(X, y)
-    save(estimator, tmp_path / "model")
-    again = load(tmp_path / "model")
-    np.testing.assert_array_equal(again.predict_proba(X), estimator.predict_proba(X))
-    np.testing.assert_array_equal(again.predict(X), estimator.predict(X))
 
 
 @pytest.mark.parametrize("make", MADE.values(), ids=MADE)
