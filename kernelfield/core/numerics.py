@@ -1,5 +1,6 @@
 """Numerical policy, stated once: how singular a matrix may be, and how large."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,16 @@ def rounding(diagonal: Tensor, half: Tensor) -> Tensor:
     terms; jitter relative to the difference would be too little.
     """
     return half.shape[-2] * torch.finfo(diagonal.dtype).eps * diagonal
+
+
+def require_room(n: int, bytes_each: int, device: torch.device, *, what: str) -> None:
+    """Refuse arrays of n x n entries of `bytes_each` bytes in all, and say how many rows there is room for.
+
+    Errors: MemoryError.
+    """
+    room = math.isqrt(int(MEMORY_SHARE * free_memory(device)) // bytes_each)
+    remedy = f"fit a random sample of at most {room} rows instead"
+    require_memory(bytes_each * n * n, device, what=what, remedy=remedy)
 
 
 def require_memory(needed: int, device: torch.device, *, what: str, remedy: str) -> None:

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from kernelfield.core.contracts import Data, Model, Surrogate
 from kernelfield.core.mixing import Mixing, Unit
-from kernelfield.core.numerics import NotPositiveDefinite, require_memory
+from kernelfield.core.numerics import NotPositiveDefinite, require_room
 from kernelfield.core.posterior import Elliptical
 from kernelfield.kernels.network import NetworkKernel
 from kernelfield.linalg.dense import Conditional
@@ -120,12 +120,8 @@ class GradientFlow(Model):
             raise ValueError(f"noise must be a variance, zero or more, got {self.noise:g}")
         require_duration(self.time)
         _require_one_speed(self.kind == "ntk", self.time, self.mixing)
-        require_memory(
-            BUFFERS * len(data.X) ** 2 * data.X.element_size(),
-            data.X.device,
-            what=f"gradient flow on {len(data.X)} rows",
-            remedy="fit a random sample of them instead",
-        )
+        n, bytes_each = len(data.X), BUFFERS * data.X.element_size()
+        require_room(n, bytes_each, data.X.device, what=f"gradient flow on {n} rows")
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,6 @@ Sources: Williams & Barber (1998), "Bayesian Classification with Gaussian Proces
 Williams (2006), chapter 3 and section 5.5.1.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from kernelfield.core.contracts import Data, Model
 from kernelfield.core.mixing import Unit
-from kernelfield.core.numerics import MEMORY_SHARE, free_memory, require_memory, rounding, schur
+from kernelfield.core.numerics import require_room, rounding, schur
 from kernelfield.core.posterior import Elliptical, LazyMatrix
 from kernelfield.models.classify import (
     SIZE,
@@ -94,13 +93,7 @@ class LaplaceClassifier(Model):
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         n, k = data.Y.shape
         bytes_each = data.X.element_size() * (BUFFERS if k == 2 else BUFFERS_EACH * k)
-        room = math.isqrt(int(MEMORY_SHARE * free_memory(data.X.device)) // bytes_each)
-        require_memory(
-            bytes_each * n * n,
-            data.X.device,
-            what=f"an exact fit of {n} rows and {k} classes",
-            remedy=f"fit a random sample of at most {room} rows instead",
-        )
+        require_room(n, bytes_each, data.X.device, what=f"an exact fit of {n} rows and {k} classes")
 
 
 def _likelihood(K: Tensor, Y: Tensor) -> tuple[type[Curvature], Tensor, Tensor, Tensor]:

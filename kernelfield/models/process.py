@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kernelfield.core.contracts import Data, Model, Surrogate
 from kernelfield.core.mixing import Mixing, Unit
-from kernelfield.core.numerics import MEMORY_SHARE, free_memory, require_memory
+from kernelfield.core.numerics import require_room
 from kernelfield.core.posterior import Elliptical
 from kernelfield.kernels.named import NETWORKS
 from kernelfield.kernels.stationary import Stationary
@@ -106,13 +106,7 @@ class Process(Model):
             self.kernel not in NETWORKS if isinstance(self.kernel, str) else isinstance(self.kernel, Stationary | None)
         )
         n, bytes_each = len(data.X), data.X.element_size() * (BUFFERS if ours else BUFFERS_GENERAL)
-        room = math.isqrt(int(MEMORY_SHARE * free_memory(data.X.device)) // bytes_each)
-        require_memory(
-            bytes_each * n * n,
-            data.X.device,
-            what=f"an exact fit of {n} rows",
-            remedy=f"fit a random sample of at most {room} rows instead",
-        )
+        require_room(n, bytes_each, data.X.device, what=f"an exact fit of {n} rows")
 
     def _learn(self, kernel: Kernel, data: Data, generator: torch.Generator) -> tuple[float, Mixing, list[Search]]:
         """Set the kernel's parameters to the best found; returns the noise, the mixing law and the record."""

@@ -130,8 +130,7 @@ class _Stack(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(u, std1, turns1, v, std2, turns2, kappas)
         whole, desk = _sides(u, std1, turns1, v, std2, turns2), Desk(u)
-        shares = whole.turns1[::4].amin(1) * whole.turns2[::4].amin(1)
-        ctx.task = task = Task(program, tangent, kappas.tolist(), shares.tolist())
+        ctx.task = task = Task(program, tangent, kappas.tolist())
         result = u.new_empty(len(u), len(whole.v))
         for rows, columns, offset in tiles(u, v):
             sides = whole.block(rows, columns)

@@ -22,11 +22,13 @@ class Task(NamedTuple):
     program: tuple[str, ...]  # "copy", a dense layer without biases, "turn", one with, or "fold"
     tangent: bool
     kappas: list[float]  # of the folds
-    shares: list[float]  # the least P of each turn
 
 
 class Sides(NamedTuple):
-    """The points' numbers of both sides, see `stack.numbers`."""
+    """What `stack` knows of the points of a tile's rows, then of its columns: r and c of them.
+
+    Shapes: directions (r, d), standard deviations (r, 1), numbers of the k layers with biases (4 k, r).
+    """
 
     u: Tensor
     std1: Tensor
@@ -121,7 +123,7 @@ def forwards(task: Task, sides: Sides, desk: Desk, offset: int | None, kept: lis
     cosine = torch.mm(sides.u, sides.v.mT, out=desk.take())
     if offset is not None:
         cosine.diagonal(offset).zero_()  # not worth a search for close points
-    if kept is None and _stays_apart(task, cosine):
+    if kept is None and _stays_apart(task, sides, cosine):
         return _apart(task, sides, desk, cosine)
     unit = cosine.new_ones(())
     e = resolved(torch.sub(unit / 2, cosine, alpha=0.5, out=desk.take()), sides.u, sides.v)
@@ -153,22 +155,27 @@ def forwards(task: Task, sides: Sides, desk: Desk, offset: int | None, kept: lis
                 e = torch.mul(e, both, out=e_after).addcmul_(between, between)
             torch.sub(unit, e, alpha=2, out=cosine)
             if task.tangent:
-                add = (
-                    torch.addcmul(cosine, N, both, out=N_after) if step == "turn" else torch.add(N, cosine, out=N_after)
-                )
-                N = add
+                scaled = step == "turn"
+                N = torch.addcmul(cosine, N, both, out=N_after) if scaled else torch.add(N, cosine, out=N_after)
         if kept is not None:
             kept.append(record)
     return N if task.tangent else torch.sub(unit, e, alpha=2, out=cosine)
 
 
-def _stays_apart(task: Task, cosine: Tensor) -> bool:
-    """Whether the angles of a tile are large enough, and stay so, for their cosines to say them."""
+def _stays_apart(task: Task, sides: Sides, cosine: Tensor) -> bool:
+    """Whether the angles of a tile are large enough, and stay so, for their cosines to say them.
+
+    The smallest one stays the smallest while rectifiers keep the order of angles, as they do for
+    kappa <= 1 / pi; those nearer to |u| fold the largest angles back.
+    """
+    if any(kappa * math.pi > 1 + 1e-6 for kappa in task.kappas):
+        return False
     enough = torch.finfo(cosine.dtype).eps ** 0.25
     least, most = (float(v) for v in torch.aminmax(cosine))
-    e, shares, folds = (1 - most) / 2, iter(task.shares), iter(task.kappas)
     if (1 + least) / 2 < enough:
         return False
+    least_shares = sides.turns1[::4].amin(1) * sides.turns2[::4].amin(1)
+    e, shares, folds = (1 - most) / 2, iter(least_shares.tolist()), iter(task.kappas)
     for step in task.program:
         if step == "fold":
             half = math.asin(math.sqrt(max(e, 0)))

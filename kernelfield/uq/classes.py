@@ -19,9 +19,9 @@ where labels are drawn from the very probabilities; the debiased ece subtracts a
 the noise of o_b adds, E|g| - |d| with g Gaussian around the gap d with the variance of o_b.
 
 Sources: Murphy (1973), "A New Vector Partition of the Probability Score"; Stephenson, Coelho &
-Jolliffe (2008), "Two Extra Components in the Brier Score Decomposition", eq. (12); Guo et al.
-(2017), "On Calibration of Modern Neural Networks", eq. (3); Kumar, Liang & Ma (2019), "Verified
-Uncertainty Calibration", section 4 and appendix; Brocker & Smith (2007), "Increasing the
+Jolliffe (2008), "Two Extra Components in the Brier Score Decomposition"; Guo et al.
+(2017), "On Calibration of Modern Neural Networks"; Kumar, Liang & Ma (2019), "Verified
+Uncertainty Calibration"; Brocker & Smith (2007), "Increasing the
 Reliability of Reliability Diagrams", for the null.
 """
 

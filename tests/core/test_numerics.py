@@ -9,6 +9,7 @@ from kernelfield.core.numerics import (
     cholesky,
     free_memory,
     require_memory,
+    require_room,
     rounding,
     schur,
     threads_for,
@@ -56,6 +57,13 @@ def test_memory_is_refused_before_it_is_allocated():
     require_memory(free // 2, torch.device("cpu"), what="half", remedy="none")
     with pytest.raises(MemoryError, match=r"a fit needs about .* GiB of memory and .* GiB are free; use less"):
         require_memory(2 * free, torch.device("cpu"), what="a fit", remedy="use less")
+
+
+def test_rows_that_there_is_room_for_are_counted(monkeypatch):
+    monkeypatch.setattr("kernelfield.core.numerics.free_memory", lambda device: 10_000)
+    require_room(33, 8, torch.device("cpu"), what="a fit")
+    with pytest.raises(MemoryError, match=r"a fit needs about .*; fit a random sample of at most 33 rows instead"):
+        require_room(34, 8, torch.device("cpu"), what="a fit")
 
 
 @pytest.mark.parametrize(("n", "expected"), [(10, 1), (5000, 2)])
