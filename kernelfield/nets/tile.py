@@ -14,7 +14,7 @@ from torch import Tensor
 from kernelfield.nets.points import resolved
 from kernelfield.nets.rectifiers import contact
 
-BYTES = 2**19  # of an array: calls cost little beside it, and what a layer works on nearly stays in the caches
+BYTES = 2**18  # of an array: calls cost little beside it, and what a layer works on stays in the second cache
 ROWS = 128  # a tile is wide and low: less of the upper half is computed along the diagonal
 
 
@@ -190,38 +190,32 @@ def _stays_apart(task: Task, sides: Sides, cosine: Tensor) -> bool:
 def _apart(task: Task, sides: Sides, desk: Desk, cosine: Tensor) -> Tensor:
     """`forwards` for a tile without close points, with fewer operations.
 
-    With sigma = 1 - kappa theta, a rectifier and the dense layer behind it are one step,
+    With sigma = 1 - kappa theta, a rectifier and a dense layer are
 
-        rho <- P (sigma rho + kappa sin theta) + sin phi_i sin phi_j,    N <- rho + P sigma N.
+        rho <- sigma rho + kappa sin theta,            N <- sigma N;
+        rho <- P rho + sin phi_i sin phi_j,            N <- rho + P N.
+
+    Two products with a row and a column cost less than one with the matrix P.
     """
-    unit, one, two, three, spare = cosine.new_ones(()), *(desk.take() for _ in range(4))
+    unit, one, two = cosine.new_ones(()), desk.take(), desk.take()
     turns, folds = iter(sides.turns()), iter(task.kappas)
     N: Tensor | None = None
-    factor: Tensor | None = None  # sigma, while a rectifier waits for its dense layer
-    kappa, sine = 0.0, two
     for step in task.program:
         if step == "fold":
             kappa = next(folds)
-            angle = torch.acos(cosine, out=one)
+            sigma = torch.add(unit, torch.acos(cosine, out=one), alpha=-kappa, out=one)
             sine = torch.addcmul(unit, cosine, cosine, value=-1, out=two).sqrt_()
-            factor = torch.add(unit, angle, alpha=-kappa, out=one)
+            cosine.mul_(sigma).add_(sine, alpha=kappa)
+            if N is not None:
+                N.mul_(sigma)
             continue
         if step == "turn":
             numbers = next(turns)
-            both, sigma = numbers.both(three), factor
-            factor = both if sigma is None else sigma.mul_(both)
-            cosine, spare = numbers.bias(spare).addcmul_(cosine, factor), cosine
-            if sigma is not None:
-                cosine.addcmul_(both, sine, value=kappa)
-        elif factor is not None:
-            cosine.mul_(factor).add_(sine, alpha=kappa)
-        if N is not None:
-            N = N.add_(cosine) if factor is None else torch.addcmul(cosine, N, factor, out=N)
-        elif task.tangent:
-            N = desk.take().copy_(cosine)
-        factor = None
-    if factor is not None:  # the network ends with a rectifier
-        return cosine.mul_(factor).add_(sine, alpha=kappa) if N is None else N.mul_(factor)
+            cosine.mul_(numbers.share1).mul_(numbers.share2).add_(numbers.bias(one))
+            if N is not None:
+                N.mul_(numbers.share1).mul_(numbers.share2)
+        if task.tangent:
+            N = desk.take().copy_(cosine) if N is None else N.add_(cosine)
     return cosine if N is None else N
 
 
