@@ -14,7 +14,7 @@ from torch import Tensor
 from kernelfield.nets.points import resolved
 from kernelfield.nets.rectifiers import contact
 
-BYTES = 2**18  # of an array: calls cost little beside it, and what a layer works on stays in the second cache
+BYTES = 2**19  # of an array: calls cost little beside it, and what a layer works on nearly stays in the caches
 ROWS = 128  # a tile is wide and low: less of the upper half is computed along the diagonal
 
 
