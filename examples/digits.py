@@ -32,7 +32,8 @@ kernel = kf.NetworkKernel(arch, "ntk", shape=(8, 8, 1)).double()
 
 # %%
 start = time.perf_counter()
-machine = kf.KernelMachine(kernel, penalty=1e-4).fit(X[train], y[train])
+machine = kf.FieldClassifier(kf.SupportVectorClassifier(kernel, penalty=1e-4), random_state=0)
+machine.fit(X[train], y[train])
 guesses = machine.predict(X[test])
 accuracy = (guesses == y[test]).mean()
 print(f"accuracy {accuracy:.2%} after {time.perf_counter() - start:.0f} s")

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from kernelfield.core.mixing_density import Grid, LogDensity
     from kernelfield.core.mixing_laws import BetaPrime, BurrXII, Gamma, HalfCauchy, LogNormal
     from kernelfield.estimators.classifier import FieldClassifier
-    from kernelfield.estimators.machine import KernelMachine
     from kernelfield.estimators.persistence import load, save
     from kernelfield.estimators.regressor import FieldRegressor
     from kernelfield.kernels.empirical import EmpiricalKernel
+    from kernelfield.kernels.grid import GridKernel
     from kernelfield.kernels.hierarchical import hierarchical
     from kernelfield.kernels.laplace import matched_laplace
     from kernelfield.kernels.matern import GeneralMatern
@@ -30,11 +30,17 @@ if TYPE_CHECKING:
     from kernelfield.kernels.spectral import SpectralMixture, SpectralProduct
     from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic
     from kernelfield.models.dirichlet import DirichletClassifier
+    from kernelfield.models.fields import sample_field
     from kernelfield.models.flow import GradientFlow
+    from kernelfield.models.grid import GridProcess
+    from kernelfield.models.infinitely_deep import InfinitelyDeepClassifier
     from kernelfield.models.laplace import LaplaceClassifier
     from kernelfield.models.process import Process
     from kernelfield.models.scale_mixture import ScaleMixtureKernel
     from kernelfield.models.spectral import Spectral
+    from kernelfield.models.student_noise import RobustProcess
+    from kernelfield.models.support_vector import SupportVectorClassifier
+    from kernelfield.models.time_series import TimeSeriesProcess
     from kernelfield.models.variational import VariationalClassifier
     from kernelfield.models.warped import Warped
     from kernelfield.nets.algebra import Concat, Identity, Product, Repeat, Residual, Scale, Serial
@@ -97,12 +103,14 @@ __all__ = [
     "GradientFlow",
     "GraphAggregate",
     "Grid",
+    "GridKernel",
+    "GridProcess",
     "HalfCauchy",
     "Hermite",
     "Identity",
     "InfinitelyDeep",
+    "InfinitelyDeepClassifier",
     "InverseGamma",
-    "KernelMachine",
     "LaplaceClassifier",
     "LayerNorm",
     "LeakyRelu",
@@ -124,6 +132,7 @@ __all__ = [
     "Residual",
     "ResidualModule",
     "Resize",
+    "RobustProcess",
     "Scale",
     "ScaleMixtureKernel",
     "Selu",
@@ -140,7 +149,9 @@ __all__ = [
     "SpectralProduct",
     "Step",
     "SumPool",
+    "SupportVectorClassifier",
     "Tanh",
+    "TimeSeriesProcess",
     "Unit",
     "VariationalClassifier",
     "Warped",
@@ -158,6 +169,7 @@ __all__ = [
     "load",
     "matched_laplace",
     "redraw",
+    "sample_field",
     "save",
 ]
 
@@ -198,12 +210,14 @@ _HOMES = {
     "GradientFlow": "models.flow",
     "GraphAggregate": "nets.graph",
     "Grid": "core.mixing_density",
+    "GridKernel": "kernels.grid",
+    "GridProcess": "models.grid",
     "HalfCauchy": "core.mixing_laws",
     "Hermite": "nets.polynomials",
     "Identity": "nets.algebra",
     "InfinitelyDeep": "nets.singular",
+    "InfinitelyDeepClassifier": "models.infinitely_deep",
     "InverseGamma": "core.mixing",
-    "KernelMachine": "estimators.machine",
     "LaplaceClassifier": "models.laplace",
     "LayerNorm": "nets.norm",
     "LeakyRelu": "nets.rectifiers",
@@ -226,6 +240,7 @@ _HOMES = {
     "Residual": "nets.algebra",
     "ResidualModule": "nets.convert",
     "Resize": "nets.resize",
+    "RobustProcess": "models.student_noise",
     "Scale": "nets.algebra",
     "ScaleMixtureKernel": "models.scale_mixture",
     "Selu": "nets.quadrature",
@@ -242,7 +257,9 @@ _HOMES = {
     "SpectralProduct": "kernels.spectral",
     "Step": "nets.rectifiers",
     "SumPool": "nets.pooling",
+    "SupportVectorClassifier": "models.support_vector",
     "Tanh": "nets.quadrature",
+    "TimeSeriesProcess": "models.time_series",
     "Unit": "core.mixing",
     "VariationalClassifier": "models.variational",
     "Warped": "models.warped",
@@ -259,6 +276,7 @@ _HOMES = {
     "load": "estimators.persistence",
     "matched_laplace": "kernels.laplace",
     "redraw": "nets.weights",
+    "sample_field": "models.fields",
     "save": "estimators.persistence",
 }
 

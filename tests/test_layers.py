@@ -13,6 +13,7 @@ SEES = {  # layer: the layers it may import from, beside itself
     "nets": {"core"},
     "kernels": {"core", "linalg", "nets"},
     "models": {"core", "linalg", "nets", "kernels"},
+    "pde": {"core", "linalg", "kernels", "models"},
     "estimators": {"core", "linalg", "nets", "kernels", "models"},
     "bo": {"core", "models", "estimators"},
     "uq": {"core"},
@@ -33,7 +34,7 @@ DOORS = {  # a heavy or optional package enters through these layers only
     "pykeops": {"linalg"},
     "rich": {"cli", "progress"},
     "safetensors": {"estimators"},
-    "sklearn": {"core", "estimators", "cli"},
+    "sklearn": {"core", "models", "estimators", "cli"},
     "typer": {"cli"},
 }
 SINGLE = {"jinja2", "matplotlib", "pykeops", "botorch"}  # optional: one file imports it and names the extra

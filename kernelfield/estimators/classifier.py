@@ -4,6 +4,8 @@ Inputs are standardised and kept in double precision, labels of any kind become 
 their sorted order. Predictions for many points are made in blocks of rows.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -19,6 +21,7 @@ from kernelfield.estimators.regressor import Seed, block_rows, refuse_repeated_n
 from kernelfield.estimators.scaling import Affine
 from kernelfield.models.classify import FittedClassifier
 from kernelfield.models.laplace import LaplaceClassifier
+from kernelfield.models.support_vector import FittedSupportVector
 
 
 class FieldClassifier(ClassifierMixin, BaseEstimator):
@@ -149,7 +152,7 @@ class FieldClassifier(ClassifierMixin, BaseEstimator):
         return self._probabilities(X).log().numpy()
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
-        """Give log odds, which are larger, the surer the prediction is.
+        """Give what decides between the classes, larger the surer the prediction is.
 
         Parameters
         ----------
@@ -159,12 +162,11 @@ class FieldClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         values : ndarray of shape (n,) or (n, k)
-            Of two classes the log odds of the second, of more the log probability of each.
+            Of two classes the log odds of the second, of more the log probability of each, but
+            for a support-vector machine, which has outputs of its own.
         """
-        logarithms = self._probabilities(X).log()
-        if len(self.classes_) > 2:
-            return logarithms.numpy()
-        return (logarithms[:, 1] - logarithms[:, 0]).numpy()
+        values = self._answers(X, lambda rows: self.surrogate_.decision(rows)).numpy()
+        return values[:, 0] if len(self.classes_) == 2 else values
 
     def posterior(self, X: ArrayLike) -> Posterior:
         """Give the joint law of the latent functions at X.
@@ -178,17 +180,45 @@ class FieldClassifier(ClassifierMixin, BaseEstimator):
         -------
         law : Posterior
             Of the log odds of the second class, where the model has one function for two
-            classes, or of one function a class, up to a shift that they share.
+            classes, or of one function a class, up to a shift that they share. Infinitely deep
+            networks and support-vector machines have no such law: NotImplementedError.
         """
         rows = self._inputs(X)
         with torch.no_grad():
             return self.surrogate_.posterior(rows)
 
+    def certified_radius(self, X: ArrayLike) -> np.ndarray:
+        """Give how far all inputs of a row may move at once without changing its label.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Inputs.
+
+        Returns
+        -------
+        radius : ndarray of shape (n,)
+            In standard deviations of each input: no point whose inputs each differ by less than
+            so many has another label. Only for `SupportVectorClassifier` with two classes and a
+            network Dense >> Relu >> Dense without biases, trained as a whole.
+        """
+        check_is_fitted(self)
+        machine = self.surrogate_
+        if not isinstance(machine, FittedSupportVector):
+            raise NotImplementedError(
+                f"decisions are certified for SupportVectorClassifier, not for {type(machine).__name__}"
+            )
+        return self._answers(X, machine.certified_radius).numpy()
+
     def _probabilities(self, X: ArrayLike) -> Tensor:
+        return self._answers(X, lambda rows: self.surrogate_.probabilities(rows))
+
+    def _answers(self, X: ArrayLike, answer: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a function of standardised rows answers, block by block."""
         rows = self._inputs(X)
         with torch.no_grad():
             blocks = rows.split(block_rows(self.n_samples_fit_))
-            return torch.cat([self.surrogate_.probabilities(block).cpu() for block in blocks])
+            return torch.cat([answer(block).cpu() for block in blocks])
 
     def _inputs(self, X: ArrayLike) -> Tensor:
         check_is_fitted(self)

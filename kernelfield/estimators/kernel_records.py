@@ -18,6 +18,7 @@ from gpytorch.priors import Prior
 from gpytorch.utils.transforms import inv_sigmoid, inv_softplus
 from torch import Tensor, nn
 
+from kernelfield.kernels.grid import GridKernel
 from kernelfield.kernels.matern import GeneralMatern
 from kernelfield.kernels.network import NetworkKernel
 from kernelfield.kernels.spectral import SpectralMixture, SpectralProduct
@@ -96,6 +97,10 @@ _FORMS: dict[type[Kernel], _Form] = {
     ),
     SpectralMixture: _spectral("weights", "lengthscales"),
     SpectralProduct: _spectral("weights", "lengthscales", "outputscale"),
+    GridKernel: _Form(
+        {**_SHARED, "axes": lambda kernel: list(kernel.axes), "columns": operator.attrgetter("columns")},
+        ("outputscale",),
+    ),
     kernels.RBFKernel: _ard("lengthscale"),
     kernels.MaternKernel: _ard("lengthscale", also="nu"),
     kernels.RQKernel: _ard("lengthscale", "alpha"),

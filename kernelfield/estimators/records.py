@@ -27,18 +27,30 @@ from kernelfield.estimators.layer_records import LAYERS
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.estimators.scaling import Affine, Scaled
 from kernelfield.linalg.dense import Dense
+from kernelfield.linalg.kronecker import Kronecker
+from kernelfield.linalg.latent import Latent, Uneven
+from kernelfield.linalg.state_space import StateSpace
+from kernelfield.models.axes import Axes, Cells
+from kernelfield.models.conditioned import FittedProcess
 from kernelfield.models.dirichlet import DirichletClassifier, FittedDirichlet
 from kernelfield.models.evidence import Fit, Trend
 from kernelfield.models.fit import Search
 from kernelfield.models.flow import FittedGradientFlow, GradientFlow, Modes
+from kernelfield.models.grid import FittedGrid, GridProcess
+from kernelfield.models.grid_evidence import Layout, Regression
+from kernelfield.models.infinitely_deep import FittedInfinitelyDeep, InfinitelyDeepClassifier
 from kernelfield.models.laplace import FittedLaplace, LaplaceClassifier
 from kernelfield.models.logistic import Logistic
-from kernelfield.models.process import FittedProcess, Process
+from kernelfield.models.process import Process
 from kernelfield.models.softmax import Softmax
 from kernelfield.models.spectral import Spectral
+from kernelfield.models.student_noise import FittedRobustProcess, RobustProcess
+from kernelfield.models.support_vector import FittedSupportVector, SupportVectorClassifier
+from kernelfield.models.time_series import FittedTimeSeries, TimeSeriesProcess
 from kernelfield.models.variational import FittedVariational, VariationalClassifier
 from kernelfield.models.warped import FittedWarped, Warped
 from kernelfield.models.warps import Spline, YeoJohnson
+from kernelfield.nets.singular import InfinitelyDeep, Power, Sinh
 
 Json = Any
 
@@ -46,17 +58,43 @@ ESTIMATORS: dict[str, type] = {kind.__name__: kind for kind in (FieldClassifier,
 _CLASSIFIERS = (
     DirichletClassifier,
     FittedDirichlet,
+    FittedInfinitelyDeep,
     FittedLaplace,
+    FittedSupportVector,
     FittedVariational,
+    InfinitelyDeep,
+    InfinitelyDeepClassifier,
     LaplaceClassifier,
     Logistic,
+    Power,
+    Sinh,
     Softmax,
+    SupportVectorClassifier,
     VariationalClassifier,
 )
-_MODELS = (FittedGradientFlow, FittedProcess, FittedWarped, GradientFlow, Modes, Process, Spectral, Warped)
+_MODELS = (
+    FittedGradientFlow,
+    FittedGrid,
+    FittedProcess,
+    FittedRobustProcess,
+    FittedTimeSeries,
+    FittedWarped,
+    GradientFlow,
+    GridProcess,
+    Modes,
+    Process,
+    RobustProcess,
+    Spectral,
+    StateSpace,
+    TimeSeriesProcess,
+    Warped,
+)
 _LAWS = (BetaPrime, BurrXII, Gamma, Grid, HalfCauchy, InverseGamma, LogNormal, Unit)
+_GRIDS = (Axes, Cells, Kronecker, Latent, Layout, Regression, Uneven)
 _PARTS = (Affine, Data, Dense, Fit, Scaled, Search, Spline, Trend, YeoJohnson)
-RECORDS: dict[str, type] = {kind.__name__: kind for kind in (*_CLASSIFIERS, *_MODELS, *_LAWS, *_PARTS)} | LAYERS
+RECORDS: dict[str, type] = {
+    kind.__name__: kind for kind in (*_CLASSIFIERS, *_MODELS, *_LAWS, *_GRIDS, *_PARTS)
+} | LAYERS
 _NAMES = {kind: name for name, kind in RECORDS.items()}
 
 

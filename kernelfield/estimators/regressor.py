@@ -19,6 +19,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from kernelfield.core.contracts import Data, Model
+from kernelfield.core.convolved import Convolved
+from kernelfield.core.pathwise import Pathwise
 from kernelfield.core.posterior import Elliptical, Posterior
 from kernelfield.estimators.scaling import Affine, Scaled
 from kernelfield.models.process import Process
@@ -231,7 +233,7 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _covariance(self, X: np.ndarray) -> np.ndarray:
         law = self._law(X)
-        if not isinstance(law, Elliptical):
+        if not isinstance(law, Elliptical | Pathwise | Convolved):
             raise NotImplementedError(f"{type(law).__name__} has no joint covariance; use sample_y or return_std")
         n, m = law.mean.shape
         joint = law.covariance.reshape(n, m, n, m).diagonal(dim1=1, dim2=3).cpu().numpy()

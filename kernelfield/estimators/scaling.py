@@ -13,7 +13,9 @@ from torch import Tensor
 
 from kernelfield.core.contracts import Data, Surrogate
 from kernelfield.core.posterior import Posterior
-from kernelfield.models.process import FittedProcess
+from kernelfield.models.conditioned import FittedProcess
+from kernelfield.models.grid import FittedGrid
+from kernelfield.models.student_noise import FittedRobustProcess
 from kernelfield.models.warped import FittedWarped
 
 
@@ -66,9 +68,9 @@ class Scaled(Surrogate):
 
         Errors: NotImplementedError if the model has no evidence.
         """
-        if not isinstance(self.inner, FittedProcess | FittedWarped):
+        if not isinstance(self.inner, FittedProcess | FittedRobustProcess | FittedWarped | FittedGrid):
             raise NotImplementedError(f"{type(self.inner).__name__} has no evidence; compare models by their scores")
-        rows = len(self.inner.data.X)
+        rows = self.inner.cells.rows if isinstance(self.inner, FittedGrid) else len(self.inner.data.X)
         return float(self.inner.log_evidence) - rows * float(self.to_model_y.scale.log().sum())
 
     def posterior(self, X: Tensor, *, noise: bool = False) -> Posterior:
@@ -88,9 +90,12 @@ class Scaled(Surrogate):
             kernel, _, last = name.rpartition(".")
             if name in ("noise", "outputscale") and isinstance(value, float):
                 values[name] = _plain(value * square)
-            elif last == "lengthscale" and isinstance(self.inner, FittedProcess):
+            elif last == "lengthscale" and isinstance(self.inner, FittedProcess | FittedRobustProcess | FittedGrid):
+                scale = self.to_model_X.scale
+                if isinstance(self.inner, FittedGrid):  # "axes.1.lengthscale" and what is inside such a kernel
+                    scale = scale[list(self.inner.kernel.columns[int(kernel.split(".")[1])])]
                 dims = self.inner.kernel.get_submodule(kernel).active_dims
-                scale = self.to_model_X.scale if dims is None else self.to_model_X.scale[dims]
+                scale = scale if dims is None else scale[dims]
                 lengths = torch.as_tensor(value).to(scale).reshape(-1)
                 if lengths.shape == scale.shape:
                     values[name] = _plain(lengths * scale)

@@ -10,7 +10,9 @@ Derivatives. Let F_0 = g as a function of x and F_k = -F_{k-1}' / x. For the Gau
 is g; for Matern F_k is proportional to x^(nu - k) K_(nu - k)(x), by (x^nu K_nu)' = -x^nu K_(nu - 1).
 The chain rule alone then gives
 
-    g' = -x F_1,    g'' = -F_1 + x^2 F_2,    g''' = 3 x F_2 - x^3 F_3,    g'''' = 3 F_2 - 6 x^2 F_3 + x^4 F_4.
+    g' = -x F_1,    g'' = -F_1 + x^2 F_2,    g''' = 3 x F_2 - x^3 F_3,    g'''' = 3 F_2 - 6 x^2 F_3 + x^4 F_4,
+
+and so on, by (x^a F_k)' = a x^(a - 1) F_k - x^(a + 1) F_(k + 1).
 
 At nu = p + 1/2, x^nu K_nu(x) = sqrt(pi / 2) exp(-x) theta_p(x) with the reverse Bessel polynomials
 theta_p = (2p - 1) theta_(p-1) + x^2 theta_(p-2), a sum of positive terms; and
@@ -23,21 +25,29 @@ Processes", section 3, for Student-t bumps.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-ORDERS = 4  # the highest derivative in closed form
-# g^(j) is the sum of c x^(2i) F_k over the terms (c, i, k), times x if j is odd.
-_TERMS: tuple[tuple[tuple[int, int, int], ...], ...] = (
-    ((1, 0, 0),),
-    ((-1, 0, 1),),
-    ((-1, 0, 1), (1, 1, 2)),
-    ((3, 0, 2), (-1, 1, 3)),
-    ((3, 0, 2), (-6, 1, 3), (1, 2, 4)),
-)
+ORDERS = 8  # the highest derivative in closed form: four in each of the two points
+
+
+def _tables() -> Iterator[tuple[tuple[float, int, int], ...]]:
+    """The terms (c, i, k) of g^(j) = sum of c x^(2i) F_k, times x if j is odd, for j = 0, 1, ..., ORDERS."""
+    terms = {(0, 0): 1.0}  # c by the power of x and by k
+    for _ in range(ORDERS + 1):
+        yield tuple((c, power // 2, k) for (power, k), c in terms.items())
+        after: dict[tuple[int, int], float] = {}
+        for (power, k), c in terms.items():
+            if power:
+                after[power - 1, k] = after.get((power - 1, k), 0.0) + power * c
+            after[power + 1, k + 1] = after.get((power + 1, k + 1), 0.0) - c
+        terms = after
+
+
+_TERMS = tuple(_tables())
 
 
 class Bump(ABC):
@@ -70,7 +80,7 @@ class Bump(ABC):
         """x^(2i) F_k(x) at x >= 0."""
 
     def derivative(self, r: Tensor, lengthscale: Tensor, order: int) -> Tensor:
-        """The derivative of the envelope in r, of order 0 to 4; shapes broadcast.
+        """The derivative of the envelope in r, of order 0 to 8; shapes broadcast.
 
         Errors: ValueError for an order that the envelope does not have at zero.
         """
@@ -82,7 +92,7 @@ class Bump(ABC):
         return rate**order * (z * value if order % 2 else value)
 
     def require(self, order: int) -> None:
-        """Refuse an order of derivative beyond four, or beyond the smoothness."""
+        """Refuse an order of derivative beyond eight, or beyond the smoothness."""
         if not 0 <= order <= ORDERS:
             raise ValueError(f"derivatives are in closed form for orders 0 to {ORDERS} in each input, got {order}")
         if order > self.smoothness:

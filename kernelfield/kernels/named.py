@@ -28,8 +28,10 @@ NETWORKS: dict[str, tuple[Kind, Callable[[], Layer]]] = {
 }
 
 
-def named(name: str, spread: Tensor, size: Tensor) -> Kernel:
+def named(name: str, spread: Tensor, size: Tensor, inputs: int | None = None) -> Kernel:
     """A kernel by name for inputs of the standard deviations `spread` (d,) and outputs of mean square `size`.
+
+    inputs : the number of inputs of the function, where the kernel is a factor on d of them.
 
     Errors: ValueError for an unknown name.
 
@@ -41,8 +43,8 @@ def named(name: str, spread: Tensor, size: Tensor) -> Kernel:
         return _network(kind, activation(), spread, size)
     if name not in NAMES:
         raise ValueError(f"kernel must be a GPyTorch kernel or one of {', '.join([*NAMES, *NETWORKS])}, got {name!r}")
-    kernel = dimension_scaled(name, spread)
-    kernel.lengthscale = spread * len(spread) ** 0.5
+    kernel = dimension_scaled(name, spread, inputs)
+    kernel.lengthscale = spread * (inputs or len(spread)) ** 0.5
     kernel.outputscale = size
     return kernel
 

@@ -194,7 +194,7 @@ class SpectralKernel(Kernel):
     def derivative(self, x1: Tensor, x2: Tensor, first: Sequence[int], second: Sequence[int]) -> Tensor:
         """Partial derivatives of k (*b, n, k): of order first[d] in input d of x1 and second[d] of x2.
 
-        Any orders that add up to at most four in each input, in closed form.
+        Any orders that add up to at most eight in each input, in closed form.
 
         Errors: ValueError for higher orders, or those a Student-t bump's envelope does not have.
 

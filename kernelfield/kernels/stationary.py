@@ -230,17 +230,18 @@ NAMES = {
 }
 
 
-def dimension_scaled(name: str, spread: Tensor) -> Stationary:
+def dimension_scaled(name: str, spread: Tensor, inputs: int | None = None) -> Stationary:
     """A kernel by name, one lengthscale an input, with the lengthscale prior of Hvarfner et al.
 
     spread (d,): the standard deviations of the inputs. The prior is theirs for inputs that
     spread as uniform ones do, so it means the same in any units.
+    inputs : the number of inputs of the function, where this kernel is a factor on d of them.
 
     >>> dimension_scaled("rbf", torch.ones(3)).ard_num_dims
     3
     """
     d = len(spread)
-    location = math.sqrt(2) + math.log(d) / 2 + (math.sqrt(12) * spread).log()
+    location = math.sqrt(2) + math.log(inputs or d) / 2 + (math.sqrt(12) * spread).log()
     prior = LogNormalPrior(location, torch.full_like(location, math.sqrt(3)))
     kernel = NAMES[name](ard_num_dims=d, lengthscale_prior=prior)
     return kernel.to(spread)

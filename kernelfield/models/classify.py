@@ -1,6 +1,6 @@
 """What classifiers share: their contract, and averages of class probabilities over a latent law.
 
-Targets are one-hot, Y (n, k) for k classes. A fitted classifier is a surrogate of m latent
+Targets are one-hot, Y (n, k) for k classes. Most fitted classifiers are surrogates of m latent
 functions, the log odds of the second class for Laplace's approximation of two classes and one
 function a class otherwise, with the probabilities that they give on average,
 
@@ -9,8 +9,9 @@ function a class otherwise, with the probabilities that they give on average,
 The average of a sigmoid over a Gaussian is a smooth integral on a line, for which equidistant
 nodes converge exponentially; that of a softmax is taken over a fixed scrambled Sobol sequence.
 
-Sources: Trefethen & Weideman (2014), "The Exponentially Convergent Trapezoidal Rule", theorem
-5.1; Rasmussen & Williams (2006), eq. (3.25) and (3.40).
+Sources: Trefethen & Weideman (2014), "The Exponentially Convergent Trapezoidal Rule"; Rasmussen &
+Williams (2006), chapter 3; for the prior of lengthscales Hvarfner, Hellsten & Nardi (2024),
+"Vanilla Bayesian Optimization Performs Great in High Dimensions".
 """
 
 import math
@@ -30,8 +31,7 @@ from kernelfield.kernels.stationary import NAMES
 from kernelfield.models.search import kernel_for
 
 SIZE = 4.0  # mean square of latent functions to start from: probabilities from 0.12 to 0.88
-SCALE_SPREAD = math.sqrt(3)  # of the log-normal prior of the output scale around SIZE
-LENGTH_SPREAD = 0.5  # of that of each lengthscale
+LENGTH, SPREAD = math.sqrt(2), math.sqrt(3)  # of log(lengthscale / sqrt(d)); the output scale has this spread too
 STEP = 0.5  # between nodes: errors of exp(-2 pi^2 / STEP) where the nearest pole is pi away
 NARROW, WIDE = 8.4, 31.0  # a normal density and a logistic one are below 1e-13 of their height there
 ROOM = 2**21  # numbers of an average held at once
@@ -39,15 +39,31 @@ POINTS = 1024  # of the Sobol sequence: probabilities are right to about 1e-3
 
 
 class FittedClassifier(Surrogate, ABC):
-    """A surrogate of latent functions that also answers with probabilities of k classes."""
-
-    @abstractmethod
-    def latent(self, X: Tensor) -> Elliptical:
-        """The law of the m latent functions at X (*b, n, d)."""
+    """A surrogate that answers with probabilities of k classes, most of them by m latent functions."""
 
     @abstractmethod
     def probabilities(self, X: Tensor) -> Tensor:
         """The probability of each class at X (n, d), shape (n, k), rows summing to one."""
+
+    def latent(self, X: Tensor) -> Elliptical:
+        """The law of the m latent functions at X (*b, n, d).
+
+        Errors: NotImplementedError where there is none.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has probabilities of classes and no law of latent functions; "
+            "ask for the probabilities, or fit LaplaceClassifier() for such a law"
+        )
+
+    def decision(self, X: Tensor) -> Tensor:
+        """What decides between classes at X (n, d).
+
+        Shape (n, 1), above zero for the second of two classes, or (n, k), largest for the class
+        of more. Here the finite logarithms of odds and of probabilities.
+        """
+        p = self.probabilities(X)
+        logarithms = p.clamp_min(torch.finfo(p.dtype).tiny).log()
+        return logarithms if p.shape[1] > 2 else logarithms[:, 1:] - logarithms[:, :1]
 
     def posterior(self, X: Tensor, *, noise: bool = False) -> Elliptical:
         if noise:
@@ -75,8 +91,10 @@ def classification_kernel(kernel: Kernel | str | None, X: Tensor) -> Kernel:
 
     Labels say little about each of many lengthscales, and where classes hardly overlap the scale
     of the latent functions may grow without end, whereupon probabilities lose their confidence
-    near the data. Stationary kernels by name therefore have log-normal priors of both, that of
-    the lengthscales narrow around e sqrt(d) standard deviations of their inputs.
+    near the data. Stationary kernels by name therefore have log-normal priors of both: that of
+    the lengthscales is the one of Hvarfner et al., around exp(sqrt(2)) sqrt(d) standard
+    deviations of their inputs; that of the output scale is as wide, two of its deviations being a
+    factor of thirty, around a mean square of latent functions of SIZE.
 
     >>> classification_kernel("rbf", torch.eye(3)).lengthscale.shape
     torch.Size([1, 3])
@@ -85,14 +103,14 @@ def classification_kernel(kernel: Kernel | str | None, X: Tensor) -> Kernel:
     if not isinstance(name, str) or name not in NAMES:
         return kernel_for(name, X, X.new_tensor(SIZE))
     spread = X.std(0, correction=0)
-    location = 1 + math.log(len(spread)) / 2 + torch.where(spread > 0, spread, torch.ones_like(spread)).log()
+    unit = math.log(len(spread)) / 2 + torch.where(spread > 0, spread, torch.ones_like(spread)).log()
     own = NAMES[name](
         ard_num_dims=len(spread),
-        lengthscale_prior=LogNormalPrior(location, torch.full_like(location, LENGTH_SPREAD)),
-        outputscale_prior=LogNormalPrior(X.new_tensor(math.log(SIZE)), X.new_tensor(SCALE_SPREAD)),
+        lengthscale_prior=LogNormalPrior(unit + LENGTH, torch.full_like(unit, SPREAD)),
+        outputscale_prior=LogNormalPrior(X.new_tensor(math.log(SIZE)), X.new_tensor(SPREAD)),
     ).to(X)
     # A search from the centre of the prior may stop where a class looks like a half-space.
-    own.lengthscale, own.outputscale = (location - 1).exp(), SIZE
+    own.lengthscale, own.outputscale = unit.exp(), SIZE
     return own
 
 

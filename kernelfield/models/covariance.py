@@ -17,6 +17,7 @@ from gpytorch.kernels import AdditiveKernel, Kernel, ProductKernel, ScaleKernel
 from gpytorch.priors import LogNormalPrior, Prior
 from torch import Tensor, nn
 
+from kernelfield.kernels.grid import GridKernel
 from kernelfield.kernels.stationary import Stationary
 from kernelfield.linalg.radial import Gram
 
@@ -85,6 +86,9 @@ def matrix(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
             return math.prod((matrix(k, x1, x2) for k in kernel.kernels), start=torch.ones(()).to(x1))
         case ScaleKernel():
             return kernel.outputscale[..., None, None] * matrix(kernel.base_kernel, x1, x2)
+        case GridKernel():
+            parts = zip(kernel.axes, kernel.slices(x1), kernel.slices(x2), strict=True)
+            return kernel.outputscale[..., None, None] * math.prod(matrix(k, a, b) for k, a, b in parts)
         case _:
             return kernel(x1, x2).to_dense()
 

@@ -10,7 +10,7 @@ and each class is one regression by an exact process. There is nothing to iterat
 probabilities are E[softmax(f)]. A label counts the more, the smaller `least` is.
 
 Source: Milios, Camoriano, Michiardi, Rosasco & Filippone (2018), "Dirichlet-based Gaussian
-Processes for Large-scale Calibrated Classification", eq. (4)-(6).
+Processes for Large-scale Calibrated Classification".
 """
 
 import math
@@ -24,7 +24,8 @@ from kernelfield.core.contracts import Data, Model
 from kernelfield.core.mixing import Unit
 from kernelfield.core.posterior import Elliptical
 from kernelfield.models.classify import FittedClassifier, Parallel, require_classes, softmax_average
-from kernelfield.models.process import FittedProcess, Process
+from kernelfield.models.conditioned import FittedProcess
+from kernelfield.models.process import Process
 
 
 @dataclass(eq=False, repr=False)
@@ -57,7 +58,7 @@ class DirichletClassifier(Model):
         regression = Process(self.kernel, noise=1.0, restarts=self.restarts, steps=self.steps, learn_noise=False)
         targets, noise = transformed(data.Y, self.least)
         columns = zip(targets.mT[..., None], 1 / noise.mT, strict=True)
-        fits = [regression.fit(Data(data.X, y, weight), generator=generator) for y, weight in columns]
+        fits = [regression.fit_exact(Data(data.X, y, weight), generator=generator) for y, weight in columns]
         return FittedDirichlet(tuple(fits))
 
 

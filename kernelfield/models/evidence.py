@@ -166,24 +166,40 @@ class Objective:
 
     def _evidence(self, parameters: np.ndarray, noise: float, mixing: Mixing) -> tuple[float, np.ndarray]:
         """The log evidence and its gradient in theta."""
+        spread = noise if self.precision is None else noise * self.precision
+        slope = self.slope(parameters, spread, mixing)
+        shapes = np.array(mixing.score(slope.S, self.Y.numel())) if len(self.log_shapes) else np.empty(0)
+        return slope.value, self._theta(slope.kernel, slope.rows.sum().item(), shapes)
+
+    def slope(self, parameters: np.ndarray, spread: float | Tensor, mixing: Mixing) -> "Slope":
+        """The log evidence and its derivatives, for noise variances `spread`, one number or one a row (n,)."""
         n, m = self.Y.shape
         A = self.covariance.fill(parameters)
-        spread = noise if self.precision is None else noise * self.precision
         A.diagonal().add_(spread)
         solver = Dense.of(A)
         whitened = solver.whiten(self.YH)
-        S, residual = _profiled(whitened, m)
+        S, residual = profiled(whitened, m)
         value, slope = mixing.log_expectation(S, n * m)
         value -= m * solver.factor.diagonal().log().sum().item() + 0.5 * n * m * math.log(2 * math.pi)
 
         alpha = solver.unwhiten(residual)
         inverse = torch.cholesky_inverse(solver.factor)
         G = inverse.addmm_(alpha, alpha.mT, beta=-m / 2, alpha=-slope)
-        from_noise = noise * (G.trace() if self.precision is None else torch.dot(self.precision, G.diagonal())).item()
+        rows = spread * G.diagonal()
         # tr(G A) in closed form spares a pass over K.
-        gradient = self.covariance.pull(G, -slope * S - 0.5 * n * m - from_noise)
-        shapes = np.array(mixing.score(S, n * m)) if len(self.log_shapes) else np.empty(0)
-        return value, self._theta(gradient, from_noise, shapes)
+        kernel = self.covariance.pull(G, -slope * S - 0.5 * n * m - rows.sum().item())
+        return Slope(value, S, kernel, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Slope:
+    """The log evidence, the quadratic form S, and the derivatives in the kernel parameters (p,) and in the
+    logarithm of each row's noise variance (n,)."""
+
+    value: float
+    S: float
+    kernel: np.ndarray
+    rows: Tensor
 
 
 def _reach(reach: tuple[float, float], unit: float) -> tuple[float, float]:
@@ -191,7 +207,7 @@ def _reach(reach: tuple[float, float], unit: float) -> tuple[float, float]:
     return low, high
 
 
-def _profiled(whitened: Tensor, m: int) -> tuple[float, Tensor]:
+def profiled(whitened: Tensor, m: int) -> tuple[float, Tensor]:
     """S and the residual of the first m columns after their regression on the others."""
     Y, H = whitened[:, :m], whitened[:, m:]
     match H.shape[1]:

@@ -9,6 +9,7 @@ Sources: Williams & Barber (1998), "Bayesian Classification with Gaussian Proces
 Williams (2006), chapter 3 and section 5.5.1.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from kernelfield.core.contracts import Data, Model
 from kernelfield.core.mixing import Unit
-from kernelfield.core.numerics import require_room, rounding, schur
+from kernelfield.core.numerics import require_room, rounding, schur, threads_for
 from kernelfield.core.posterior import Elliptical, LazyMatrix
 from kernelfield.models.classify import (
     SIZE,
@@ -38,6 +39,7 @@ from kernelfield.models.search import race
 from kernelfield.models.softmax import Softmax
 
 BUFFERS, BUFFERS_EACH = 8, 8  # n x n matrices alive at once in a fit, and for each class where there are more than two
+MODES = 4  # of the last evaluations, among whose combinations the next search for a mode begins
 
 
 @dataclass(eq=False, repr=False)
@@ -71,20 +73,19 @@ class LaplaceClassifier(Model):
         self._check(data)
         kernel = classification_kernel(self.kernel, data.X)
         searches: list[Search] = []
-        whole = covariance(kernel, data.X)
-        if self.steps and any(low < high for low, high in whole.bounds(1.0)):
+        whole = Objective(covariance(kernel, data.X), data.Y)
+        if self.steps and any(low < high for low, high in whole.bounds()):
             theta, searches = race(
-                lambda part: Objective(covariance(kernel, part.X), part.Y),
+                lambda part: whole if part is data else Objective(covariance(kernel, part.X), part.Y),
                 data,
                 restarts=self.restarts,
                 steps=self.steps,
                 generator=generator,
             )
-            whole.assign(theta)
+            whole.covariance.assign(theta)
         kernel.requires_grad_(False)
-        with torch.no_grad():
-            K = matrix(kernel, data.X, data.X)
-            local, value = climb(*_likelihood(K, data.Y))
+        with torch.no_grad(), threads_for(len(data.X)):
+            local, value = climb(whole.kind, matrix(kernel, data.X, data.X), whole.labels, whole.modes)
         return FittedLaplace(kernel, data, local, value.item(), tuple(searches))
 
     def _check(self, data: Data) -> None:
@@ -96,19 +97,14 @@ class LaplaceClassifier(Model):
         require_room(n, bytes_each, data.X.device, what=f"an exact fit of {n} rows and {k} classes")
 
 
-def _likelihood(K: Tensor, Y: Tensor) -> tuple[type[Curvature], Tensor, Tensor, Tensor]:
-    """What `climb` takes: the logistic likelihood of two classes or the softmax of more."""
-    if Y.shape[1] == 2:
-        return Logistic, K, Y[:, 1:], torch.zeros_like(Y[:, 1:])
-    return Softmax, K, Y, torch.zeros_like(Y)
-
-
 class Objective:
     """Minus the log posterior of the kernel parameters, a row, and its slope."""
 
     def __init__(self, kernel: Covariance, Y: Tensor) -> None:
         self.covariance = kernel
-        self.kind, _, self.labels, self.weights = _likelihood(Y, Y)
+        self.kind: type[Curvature] = Logistic if Y.shape[1] == 2 else Softmax
+        self.labels = Y[:, 1:] if Y.shape[1] == 2 else Y
+        self.modes: deque[Tensor] = deque(maxlen=MODES)
 
     def bounds(self) -> list[tuple[float, float]]:
         return self.covariance.bounds(1.0)
@@ -121,10 +117,11 @@ class Objective:
 
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         with torch.inference_mode() if self.covariance.graph_free else torch.no_grad():
-            lower = self.covariance.fill(theta).tril()
-            K = lower + lower.tril(-1).mT
-            local, value = climb(self.kind, K, self.labels, self.weights)
-            self.weights = local.gradient  # the next search for a mode begins where this one ended
+            lower = self.covariance.fill(theta).tril_()
+            lower.diagonal().mul_(0.5)
+            K = lower + lower.mT
+            local, value = climb(self.kind, K, self.labels, self.modes)
+            self.modes.append(local.gradient)
             G = local.slope()
             gradient = self.covariance.pull(G, torch.dot(G.flatten(), K.flatten()).item())
         prior, tilt = self.covariance.log_prior(theta)

@@ -24,6 +24,7 @@ from kernelfield.models.mode import Curvature
 class Logistic(Curvature):
     """The logistic likelihood of labels Y (n, 1), zeros and ones, around f (n, 1)."""
 
+    iterations = 0.0  # one factor of one small matrix
     K: Tensor
     f: Tensor
     gradient: Tensor  # y - pi (n, 1)
@@ -34,7 +35,7 @@ class Logistic(Curvature):
     def at(cls, K: Tensor, Y: Tensor, f: Tensor) -> "Logistic":
         # sigmoid(f) sigmoid(-f) keeps its figures where 1 - pi would not.
         root = (torch.sigmoid(f) * torch.sigmoid(-f)).sqrt()[:, 0]
-        B = K * (root[:, None] * root)
+        B = (K * root).mul_(root[:, None])
         B.diagonal().add_(1)
         return cls(K, f, cls.gradient_at(Y, f), root, cholesky(B))
 
@@ -46,10 +47,15 @@ class Logistic(Curvature):
     def gradient_at(Y: Tensor, f: Tensor) -> Tensor:
         return Y - torch.sigmoid(f)
 
-    def newton(self, f: Tensor, gradient: Tensor) -> Tensor:
+    @staticmethod
+    def curved(f: Tensor, V: Tensor) -> Tensor:
+        return (torch.sigmoid(f) * torch.sigmoid(-f))[..., None] * V
+
+    def solve(self, B: Tensor) -> Tensor:
         root = self.root[:, None]
-        b = root.square() * f + gradient
-        return b - root * torch.cholesky_solve(root * (self.K @ b), self.factor)
+        # Two triangular solves: cholesky_solve copies the factor, which costs more than they do.
+        half = torch.linalg.solve_triangular(self.factor, root * B, upper=False)
+        return root * torch.linalg.solve_triangular(self.factor.mT, half, upper=True)
 
     def half_logdet(self) -> Tensor:
         return self.factor.diagonal().log().sum()
@@ -57,7 +63,7 @@ class Logistic(Curvature):
     def slope(self) -> Tensor:
         inverse = torch.cholesky_inverse(self.factor)
         s = -0.5 * (1 - inverse.diagonal()) * (1 - 2 * torch.sigmoid(self.f[:, 0]))
-        R = inverse.mul_(self.root[:, None] * self.root)
+        R = inverse.mul_(self.root).mul_(self.root[:, None])
         a = self.gradient
         # R is at hand, so one product with it is cheaper than a solve.
         u = s[:, None] - R @ (self.K @ s[:, None])

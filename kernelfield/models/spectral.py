@@ -16,7 +16,8 @@ from kernelfield.core.contracts import Data, Model
 from kernelfield.core.mixing import Mixing, Unit
 from kernelfield.kernels.spectral import Density, SpectralMixture, SpectralProduct
 from kernelfield.kernels.spectral_start import Waves, capped, find_waves
-from kernelfield.models.process import FittedProcess, Process
+from kernelfield.models.conditioned import FittedProcess
+from kernelfield.models.process import Process
 
 RACE = 40  # steps of each start before the best one goes on
 COHERENCE = (2.0, 0.5, 8.0, 0.15)  # lengthscales of the waves at the starts, in spans of the inputs, in turn
@@ -68,13 +69,13 @@ class Spectral(Model):
         race = min(RACE, self.steps)
         runs = [self._started(waves, data, i, rng) for i in range(self.restarts)]
         if self.restarts > 1:
-            ends = [self._process(*run, race).fit(data, generator=generator) for run in runs]
+            ends = [self._process(*run, race).fit_exact(data, generator=generator) for run in runs]
             best = max(ends, key=lambda end: end.log_evidence)
             searches = tuple(search for end in ends for search in end.searches)
             last = self._process(best.kernel.requires_grad_(True), best.noise, self.steps)
         else:
             searches, last = (), self._process(*runs[0], self.steps)
-        fitted = last.fit(data, generator=generator)
+        fitted = last.fit_exact(data, generator=generator)
         return replace(fitted, searches=searches + fitted.searches)
 
     def _process(self, kernel: SpectralMixture | SpectralProduct, noise: float, steps: int) -> Process:

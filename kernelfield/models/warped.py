@@ -27,9 +27,11 @@ from gpytorch.kernels import Kernel
 from torch import Tensor
 
 from kernelfield.core.contracts import Data, Model, Surrogate
-from kernelfield.core.posterior import Posterior
+from kernelfield.core.mixing import Unit
+from kernelfield.core.posterior import Elliptical, Posterior
+from kernelfield.models.conditioned import FittedProcess
 from kernelfield.models.fit import minimise
-from kernelfield.models.process import FittedProcess, Process
+from kernelfield.models.process import Process
 from kernelfield.models.warps import Space, Splines, Warp, YeoJohnsons
 
 TURNS = 6  # of warp and hyperparameters, at most
@@ -160,8 +162,31 @@ class FittedWarped(Surrogate):
         return self.inner.outputs
 
     def posterior(self, X: Tensor, *, noise: bool = False) -> Transformed:
-        unit = torch.ones(self.outputs).to(X)
-        return Transformed(self.inner.posterior(X, noise=noise), self.warp, unit, torch.zeros_like(unit))
+        return self._transformed(self.inner.posterior(X, noise=noise))
+
+    def _transformed(self, law: Posterior) -> Transformed:
+        unit = torch.ones(self.outputs).to(self.data.Y)
+        return Transformed(law, self.warp, unit, torch.zeros_like(unit))
+
+    def leave_one_out(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance (n, m) of each y given all other rows, hyperparameters and warp held.
+
+        They are those of `posterior` with noise, made of the law that the process has without the
+        row. Under a mixing law that law differs from row to row, and takes the time of n laws.
+        """
+        process, (n, m) = self.inner, self.data.Y.shape
+        loc, variance = replace(process, mixing=Unit()).leave_one_out()  # the scale, whatever the law of s
+        scale = torch.diag_embed(variance)
+        if isinstance(process.mixing, Unit):
+            laws = [Elliptical(loc[:, None], scale)]
+        else:
+            left = process.mean.S - ((self.data.Y - loc) * process.weights).sum(-1)
+            count = (n - 1 - process.mean.basis.shape[1]) * m
+            mixings = [process.mixing.condition(S, count) for S in left]
+            laws = [Elliptical(loc[i, None], scale[i], mixing) for i, mixing in enumerate(mixings)]
+        moments = [torch.stack([law.mean, law.variance]) for law in map(self._transformed, laws)]
+        mean, variance = torch.cat([both.reshape(2, -1, m) for both in moments], 1)
+        return mean, variance
 
     def condition(self, data: Data) -> "FittedWarped":
         inner = self.inner.condition(_warped(data, self.warp))
@@ -225,7 +250,7 @@ def _learned(space: Space, starts: list[np.ndarray], residual: Callable[[Tensor]
 
 
 def _fitted(model: Process, warp: Warp, data: Data, generator: torch.Generator) -> FittedWarped:
-    return FittedWarped.of(model.fit(_warped(data, warp), generator=generator), warp, data.Y)
+    return FittedWarped.of(model.fit_exact(_warped(data, warp), generator=generator), warp, data.Y)
 
 
 def _warped(data: Data, warp: Warp) -> Data:

@@ -7,9 +7,13 @@ from kernelfield.core.contracts import Model
 from kernelfield.core.mixing import InverseGamma
 from kernelfield.core.mixing_laws import BurrXII
 from kernelfield.models.dirichlet import DirichletClassifier
+from kernelfield.models.grid import GridProcess
+from kernelfield.models.infinitely_deep import InfinitelyDeepClassifier
 from kernelfield.models.laplace import LaplaceClassifier
 from kernelfield.models.process import Process
 from kernelfield.models.spectral import Spectral
+from kernelfield.models.support_vector import SupportVectorClassifier
+from kernelfield.models.time_series import TimeSeriesProcess
 from kernelfield.models.variational import VariationalClassifier
 from kernelfield.models.warped import Warped
 
@@ -22,6 +26,12 @@ MODELS: dict[str, tuple[str, Callable[[], Model]]] = {
     "nngp": ("infinitely wide Bayesian network, three ReLU layers", lambda: Process("nngp")),
     "ntk": ("infinitely wide network trained by gradient descent, as a prior", lambda: Process("ntk")),
     "erf-nngp": ("infinitely wide Bayesian network, three erf layers: smoother", lambda: Process("erf-nngp")),
+    "gp-robust": (
+        "Gaussian process with Student-t noise: outliers hardly count",
+        lambda: Process(noise="student_t"),
+    ),
+    "grid": ("Gaussian process on a grid: exact at a million cells, some of which may be missing", GridProcess),
+    "time-series": ("Gaussian process of one input, in time that grows with the rows alone", TimeSeriesProcess),
     "student-t": (
         "Student-t process: intervals widen when the data surprise the prior",
         lambda: Process(mixing=InverseGamma.student(5.0)),
@@ -38,6 +48,14 @@ CLASSIFIERS: dict[str, tuple[str, Callable[[], Model]]] = {
     "gpc-dirichlet": (
         "one regression a class, of log Dirichlet variables: quick",
         DirichletClassifier,
+    ),
+    "infinitely-deep": (
+        "infinitely deep network: a vote of all rows, nothing to learn; for few inputs",
+        InfinitelyDeepClassifier,
+    ),
+    "ntk-svm": (
+        "support-vector machine of an infinitely wide network, with calibrated probabilities",
+        SupportVectorClassifier,
     ),
     "gpc-sparse": ("sparse variational classifier: for many rows", VariationalClassifier),
 }

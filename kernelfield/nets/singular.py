@@ -11,7 +11,7 @@ alpha = -2 log A / log B, so that the network's classifier is the vote of all tr
 these weights; it is consistent in d dimensions if alpha = d. Other networks have simpler limits:
 the majority's label if psi(0) is not zero, the nearest neighbour's if A = 0.
 
-Near z = 1 the map runs in d = 1 - z, which does not cancel; below z = 1e-8 two terms of the
+Near z = 1 the map runs in d = 1 - z, which does not cancel; below z = 1e-8 A two terms of the
 series of K are exact.
 
 Sources: Radhakrishnan, Belkin & Uhler (2023), "Wide and deep neural networks achieve consistency
@@ -21,6 +21,7 @@ Hilbert kernel regression estimate".
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +32,13 @@ from torch import Tensor
 from kernelfield.nets.activation import Activation
 from kernelfield.nets.points import Points, crossed
 
-SMALL = 1e-8  # the next term of the series of K is below rounding from here on
+SMALL = 1e-8  # times A: the next term of the series of K is below rounding from here on
+MOST = 1800  # dimensions: SMALL * 2^(-d / 2) is a normal number in double precision
+PIECE = 2**14  # pairs that are mapped again and again at once: they stay in the cache
 TERMS = 160
 NODES = 320
+
+Map = Callable[[Tensor], Tensor]
 
 
 class Dual(ABC):
@@ -79,15 +84,19 @@ class Power(Dual):
         return not any(self.coefficients[::2])
 
     def value(self, z: Tensor) -> Tensor:
-        total = torch.zeros_like(z)
-        for c in reversed(self.coefficients):
-            total = total * z + c
-        return total
+        return _polynomial(self.coefficients, z)
 
     def complement(self, d: Tensor) -> Tensor:
-        log = torch.log1p(-d)
-        terms = [-c * torch.expm1(k * log) for k, c in enumerate(self.coefficients) if c > 0]
-        return torch.stack(terms).sum(0)
+        # 1 - z^k = d (1 + z + ... + z^(k - 1)), so that nothing is subtracted.
+        rests = [math.fsum(self.coefficients[k:]) for k in range(1, len(self.coefficients))]
+        return d * _polynomial(rests, 1 - d)
+
+
+def _polynomial(coefficients: Sequence[float], z: Tensor) -> Tensor:
+    total = torch.zeros_like(z)
+    for c in reversed(coefficients):
+        total.mul_(z).add_(c)
+    return total
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,25 @@ class Sinh(Dual):
 
     def complement(self, d: Tensor) -> Tensor:
         return 2 * torch.cosh(self.a * (1 - d / 2)) * torch.sinh(self.a * d / 2) / math.sinh(self.a)
+
+
+def consistent_dual(d: int) -> Power:
+    """The dual of exponent d, whose infinitely deep network is a consistent classifier in d dimensions.
+
+    psi(z) = A z + (1 - 2 A) z^2 + A z^3 with A = 2^(-d / 2), for which B = 2; where d = 1, that
+    is no dual, z / 2 + z^7 / 2.
+
+    Errors: ValueError where A, or what is computed from it, is no number of double precision.
+
+    >>> consistent_dual(4).coefficients, InfinitelyDeep(consistent_dual(4)).exponent
+    ((0.0, 0.25, 0.5, 0.25), 4.0)
+    """
+    if not 1 <= d <= MOST:
+        raise ValueError(f"there is a dual of exponent d from 1 to {MOST}, got d = {d}; give a dual or fewer inputs")
+    if d == 1:
+        return Power((0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5))
+    A = 2.0 ** (-d / 2)
+    return Power((0.0, A, 1 - 2 * A, A))
 
 
 def dual_of(activation: Activation, variance: float = 1.0) -> Power:
@@ -184,8 +212,8 @@ class InfinitelyDeep:
         """The mean (k, m) of targets Y (n, m), such as +-1 or one-hot rows, with the kernel as weights.
 
         Its sign, or its largest column, is the prediction of the infinitely deep network at Z;
-        at training points it is their own target. An odd dual counts opposite points against each
-        other: scale features so that points lie in one half of the sphere.
+        at training points it is their own target. Points more than a right angle apart may count
+        against each other, with an odd dual as much as their opposites count for: keep angles below.
         """
         sign, log = self.of_haversine(crossed(Points(Z), Points(X), False))
         top = log.amax(-1, keepdim=True)
@@ -194,18 +222,26 @@ class InfinitelyDeep:
 
     def of_haversine(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """The sign of K and the logarithm of its size, for pairs of haversine e = (1 - z) / 2."""
+        pieces = e.flatten().split(PIECE if e.device.type == "cpu" else max(1, e.numel()))
+        signs, logarithms = zip(*(self._iterated(piece) for piece in pieces), strict=True)
+        return torch.cat(signs).view(e.shape), torch.cat(logarithms).view(e.shape)
+
+    def _iterated(self, e: Tensor) -> tuple[Tensor, Tensor]:
         turned = (e > 0.5) & self.dual.odd
         e = torch.where(turned, 1 - e, e)
-        coincident, depth, d = e == 0, torch.zeros_like(e), torch.where(e == 0, 1, 2 * e)
-        while (near := d < 0.5).any():
-            d = torch.where(near, self.dual.complement(torch.where(near, d, 0)), d)
-            depth = depth + near
-        z = 1 - d
-        while (large := z.abs() > SMALL).any():
-            z = torch.where(large, self.dual.value(z), z)
-            depth = depth + large
-        _, A, second = self.dual.taylor
+        coincident, (_, A, second) = e == 0, self.dual.taylor
+        d = torch.where(coincident, 1, 2 * e)
+        d, depth = _repeated(lambda d: self.dual.complement(d.clamp_max(0.5)), d, lambda d: d < 0.5)
+        z, more = _repeated(self.dual.value, 1 - d, lambda z: z.abs() > SMALL * A)
         K = z * (1 + z * second / (A - A**2))
-        log = torch.where(coincident, math.inf, K.abs().log() - depth * math.log(A))
+        log = torch.where(coincident, math.inf, K.abs().log() - (depth + more) * math.log(A))
         sign = torch.where(coincident, 1, K.sign())
         return torch.where(turned, -sign, sign), log
+
+
+def _repeated(step: Map, x: Tensor, wanted: Map) -> tuple[Tensor, Tensor]:
+    """The entries of x after as many steps as each needs until it is not wanted any more, and their number."""
+    count = torch.zeros_like(x)
+    while (going := wanted(x)).any():
+        x, count = torch.where(going, step(x), x), count + going
+    return x, count

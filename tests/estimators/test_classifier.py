@@ -19,21 +19,35 @@ from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.persistence import load, save
 from kernelfield.kernels.stationary import RBF
 from kernelfield.models.dirichlet import DirichletClassifier
+from kernelfield.models.infinitely_deep import InfinitelyDeepClassifier
 from kernelfield.models.laplace import LaplaceClassifier
 from kernelfield.models.process import Process
+from kernelfield.models.support_vector import SupportVectorClassifier
 from kernelfield.models.variational import VariationalClassifier
 from kernelfield.models.zoo import CLASSIFIERS, classifier
+from kernelfield.nets.dense import Dense
+from kernelfield.nets.rectifiers import Relu
+from kernelfield.nets.singular import Sinh
 
+SHORT = {"epochs": 1, "least_steps": 3, "steps": 3}
 QUICK = {"inducing": 12, "epochs": 1, "least_steps": 60, "rate": 0.2}
-MODELS = {
+LATENT = {
     "laplace": LaplaceClassifier(steps=5),
     "dirichlet": DirichletClassifier(steps=5),
     "variational": VariationalClassifier(**QUICK),
     "heavy tails": VariationalClassifier(**QUICK, mixing=InverseGamma(2.0, 2.0)),
 }
+LAWLESS = {  # models with probabilities and no latent functions
+    "infinitely deep": InfinitelyDeepClassifier(),
+    "infinitely deep sinh": InfinitelyDeepClassifier(Sinh(6.13539), radius=3.0),
+    "support vector": SupportVectorClassifier(),
+    "support vector of two layers": SupportVectorClassifier(Dense() >> Relu() >> Dense(), penalty=1e-2),
+}
+MODELS = LATENT | LAWLESS
+CHECKED = (LaplaceClassifier(steps=2), InfinitelyDeepClassifier(), SupportVectorClassifier())
 
 
-@parametrize_with_checks([FieldClassifier(LaplaceClassifier(steps=2), random_state=0)])
+@parametrize_with_checks([FieldClassifier(model, random_state=0) for model in CHECKED])
 def test_every_scikit_learn_convention_is_kept(estimator, check) -> None:
     check(estimator)
 
@@ -51,16 +65,52 @@ def test_a_model_learns_three_classes_and_two(model, iris) -> None:
     probabilities = fitted.predict_proba(X_test)
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-12)
     np.testing.assert_array_equal(fitted.predict(X_test), fitted.classes_[probabilities.argmax(1)])
-    np.testing.assert_allclose(fitted.decision_function(X_test), np.log(probabilities))
+    np.testing.assert_array_equal(fitted.predict(X_test), fitted.classes_[fitted.decision_function(X_test).argmax(1)])
     assert fitted.score(X_test, fitted.classes_[index]) > 0.9
-    assert fitted.posterior(X_test).mean.shape == (50, 3)
 
     two = FieldClassifier(model, random_state=0).fit(X, y == "setosa")
     assert two.classes_.tolist() == [False, True]
     odds = two.decision_function(X_test)
     assert odds.shape == (50,)
-    np.testing.assert_allclose(np.exp(odds), np.divide(*two.predict_proba(X_test).T[::-1]))
+    np.testing.assert_array_equal(two.predict(X_test), odds > 0)
     assert two.score(X_test, index == 0) == 1.0
+
+
+@pytest.mark.parametrize("model", LATENT.values(), ids=LATENT)
+def test_decisions_are_log_odds_and_latent_functions_have_a_law(model, iris) -> None:
+    X, y, X_test, _ = iris
+    fitted = FieldClassifier(model, random_state=0).fit(X, y)
+    np.testing.assert_allclose(fitted.decision_function(X_test), np.log(fitted.predict_proba(X_test)))
+    assert fitted.posterior(X_test).mean.shape == (50, 3)
+    two = FieldClassifier(model, random_state=0).fit(X, y == "setosa")
+    odds = np.divide(*two.predict_proba(X_test).T[::-1])
+    np.testing.assert_allclose(np.exp(two.decision_function(X_test)), odds)
+
+
+@pytest.mark.parametrize("model", LAWLESS.values(), ids=LAWLESS)
+def test_a_model_without_latent_functions_says_so(model, iris) -> None:
+    fitted = FieldClassifier(model, random_state=0).fit(*iris[:2])
+    with pytest.raises(NotImplementedError, match="probabilities of classes and no law of latent functions; ask for"):
+        fitted.posterior(iris[2])
+
+
+def test_decisions_of_a_support_vector_machine_are_its_outputs(iris) -> None:
+    X, y, X_test, _ = iris
+    fitted = FieldClassifier(LAWLESS["support vector of two layers"], random_state=0).fit(X, y == "virginica")
+    rows, inner = fitted.to_model_X_(torch.tensor(X_test)), fitted.surrogate_
+    np.testing.assert_array_equal(fitted.decision_function(X_test), inner.decision(rows)[:, 0])
+    odds = inner.sharpness * fitted.decision_function(X_test)
+    np.testing.assert_allclose(fitted.predict_proba(X_test)[:, 1], 1 / (1 + np.exp(-odds)), rtol=1e-12)
+
+
+def test_at_its_training_points_an_infinitely_deep_network_is_sure_of_their_labels(iris) -> None:
+    X, y, _, _ = iris
+    keep = np.unique(X, axis=0, return_index=True)[1]
+    fitted = FieldClassifier(InfinitelyDeepClassifier()).fit(X[keep], y[keep])
+    np.testing.assert_array_equal(fitted.predict_proba(X[keep]), y[keep][:, None] == fitted.classes_)
+    assert np.isfinite(fitted.decision_function(X[keep])).all()
+    text = FieldClassifier(InfinitelyDeepClassifier()).fit(X[keep], y[keep].astype(object))
+    assert text.predict(X[keep]).tolist() == y[keep].tolist()
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
@@ -120,7 +170,18 @@ def test_a_saved_classifier_answers_as_before(model, iris, tmp_path) -> None:
     save(fitted, tmp_path / "three")
     again = load(tmp_path / "three")
     np.testing.assert_array_equal(again.predict_proba(X_test), fitted.predict_proba(X_test))
+    np.testing.assert_array_equal(again.decision_function(X_test), fitted.decision_function(X_test))
     assert again.predict(X_test).tolist() == fitted.predict(X_test).tolist()
+    assert again.surrogate_.hyperparameters() == fitted.surrogate_.hyperparameters()
+
+
+def test_a_saved_machine_is_certified_as_before(iris, tmp_path) -> None:
+    X, y, X_test, _ = iris
+    fitted = FieldClassifier(MODELS["support vector of two layers"], random_state=0).fit(X, y == "setosa")
+    save(fitted, tmp_path / "two")
+    again = load(tmp_path / "two")
+    np.testing.assert_array_equal(again.certified_radius(X_test), fitted.certified_radius(X_test))
+    assert (fitted.certified_radius(X_test) > 0).all()
 
 
 def test_the_names_of_columns_are_kept(iris) -> None:
@@ -170,8 +231,9 @@ class TestBadInput:
 def test_a_loaded_classifier_gives_the_same_probabilities(name, labels, tmp_path) -> None:
     X = np.random.default_rng(0).uniform(-2, 2, (30, 3))
     y = np.array(labels)[np.arange(30) % len(labels)]
-    quick = {"epochs": 1, "least_steps": 3} if name == "gpc-sparse" else {"steps": 3}
-    estimator = FieldClassifier(classifier(name).set_params(**quick), random_state=0).fit(X, y)
+    model = classifier(name)
+    quick = {key: value for key, value in SHORT.items() if key in model.get_params()}
+    estimator = FieldClassifier(model.set_params(**quick), random_state=0).fit(X, y)
     save(estimator, tmp_path / "model")
     again = load(tmp_path / "model")
     np.testing.assert_array_equal(again.predict_proba(X), estimator.predict_proba(X))

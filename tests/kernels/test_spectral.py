@@ -245,8 +245,8 @@ BAD = {
         "an order for each of 2 inputs",
     ),
     "order": (
-        lambda: SpectralMixture(1).derivative(torch.zeros(1, 1), torch.zeros(1, 1), [3], [2]),
-        "orders 0 to 4 in each input, got 5",
+        lambda: SpectralMixture(1).derivative(torch.zeros(1, 1), torch.zeros(1, 1), [5], [4]),
+        "orders 0 to 8 in each input, got 9",
     ),
 }
 

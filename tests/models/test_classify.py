@@ -4,6 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch.testing import assert_close
 
 from kernelfield.core.contracts import Data
@@ -53,6 +54,18 @@ def test_classes_share_one_scale_variable():
     got = softmax_average(loc, variance, law)[0]
     assert_close(got, shared, atol=2e-3, rtol=0)
     assert (got - apart).abs().max() > 4e-3
+
+
+def test_where_mean_and_deviation_grow_alike_heavy_tails_take_little_from_a_sure_answer():
+    """Far away under a network's kernel the odds of two classes are P(f_1 > f_2), of a normal or a Student-t law."""
+    ratio, distance = np.array([0.6, 1.0, 2.4]), 1e4  # of the mean of f_1 - f_2 to its standard deviation
+    loc = torch.tensor(np.stack([ratio, 0 * ratio], -1)) * distance
+    scale = torch.full_like(loc, 0.5 * distance**2)
+    normal, heavy = (softmax_average(loc, scale, law)[:, 0] for law in (Unit(), InverseGamma(2.0, 2.0)))
+    # A step is averaged over 1024 points to about 1 / sqrt(1024) / 4.
+    assert_close(normal, torch.tensor(stats.norm.cdf(ratio)), atol=8e-3, rtol=0)
+    assert_close(heavy, torch.tensor(stats.t(4).cdf(ratio)), atol=8e-3, rtol=0)
+    assert (heavy < normal).all() and (normal - heavy < 0.045).all()
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):

@@ -4,6 +4,8 @@ import gpytorch
 import numpy as np
 import pytest
 import torch
+from botorch.models import SingleTaskGP
+from botorch.optim.fit import fit_gpytorch_mll_torch
 from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
 from torch.testing import assert_close
 
@@ -60,6 +62,37 @@ def test_a_model_of_gpytorch_learns_under_it_and_hands_the_law_over():
     assert_close(fitted.posterior(X + 0.1).mean[:, 0], model(X + 0.1).mean, atol=1e-6, rtol=1e-6)
     same = Process(model.covar_module.base_kernel, "zero", process.noise, STUDENT, steps=0)
     assert fitted.log_evidence == same.fit(Data(X, y[:, None]), generator=torch.Generator()).log_evidence
+
+
+@pytest.mark.parametrize("law", [STUDENT, BURR], ids=["student", "burr"])
+def test_a_model_of_botorch_learns_under_it(law):
+    """Its fit is that under K itself, whose output scale is E[s] times as large."""
+    X = torch.rand(20, 2)
+    y = (torch.sin(6 * X[:, :1]) + 0.1 * torch.randn(20, 1)) / 0.7
+    new = torch.rand(5, 2)
+
+    def fitted(kernel, steps):
+        model = SingleTaskGP(X, y, covar_module=kernel, outcome_transform=None)
+        objective = gpytorch.ExactMarginalLogLikelihood(model.likelihood, model)
+        start = objective(model(X), y[:, 0]).item()
+        fit_gpytorch_mll_torch(objective, step_limit=steps)
+        model.train()
+        return model, start, objective(model(X), y[:, 0]).item()
+
+    model, start, end = fitted(ScaleMixtureKernel(ScaleKernel(RBFKernel(ard_num_dims=2)), law), 30)
+    assert end > start + 0.05
+    model.eval()
+    inside = model.covar_module.base_kernel
+    own = ScaleKernel(RBFKernel(ard_num_dims=2))
+    own.outputscale, own.base_kernel.lengthscale = law.mean * inside.outputscale, inside.base_kernel.lengthscale
+    plain = SingleTaskGP(X, y, covar_module=own, outcome_transform=None)
+    plain.likelihood.load_state_dict(model.likelihood.state_dict())
+    plain.mean_module.load_state_dict(model.mean_module.state_dict())
+    ours, theirs = model.posterior(new, observation_noise=True), plain.posterior(new, observation_noise=True)
+    assert_close(ours.mean, theirs.mean, rtol=1e-9, atol=1e-9)
+    assert_close(ours.variance, theirs.variance, rtol=1e-9, atol=1e-9)
+    assert_close(model.covar_module(X).to_dense(), law.mean * inside(X).to_dense())
+    assert ours.rsample(torch.Size([3])).shape == (3, 5, 1)
 
 
 def test_a_law_without_a_mean_has_no_covariance():

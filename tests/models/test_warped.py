@@ -125,6 +125,22 @@ def test_conditioning_is_a_fit_to_all_rows():
     assert_close(joined.posterior(XS).quantile(0.3), whole.posterior(XS).quantile(0.3), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("mixing", [{}, {"mixing": InverseGamma(3.0, 2.0)}], ids=["gauss", "student"])
+def test_leaving_a_row_out_is_a_fit_without_it(mixing):
+    data = sample(12)
+    data = Data(data.X, torch.cat([data.Y, 2 + data.X], 1))
+    log = log_warp()
+    both = YeoJohnson(*(torch.cat([t, t]) for t in vars(log).values()))
+    model = Warped(held(**mixing), both)
+    means, variances = fit(model, data).leave_one_out()
+    assert means.shape == variances.shape == (12, 2)
+    for i in range(12):
+        others = torch.arange(12) != i
+        law = fit(model, Data(data.X[others], data.Y[others])).posterior(data.X[[i]], noise=True)
+        assert_close(means[[i]], law.mean, rtol=1e-8, atol=1e-10)
+        assert_close(variances[[i]], law.variance, rtol=1e-8, atol=1e-10)
+
+
 def test_constant_targets_have_no_warp_to_learn():
     X = torch.linspace(0, 1, 9)[:, None]
     law = fit(Warped(Process(restarts=1)), Data(X, torch.full((9, 1), 4.0))).posterior(X)

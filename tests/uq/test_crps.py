@@ -9,6 +9,7 @@ import torch
 from scipy import integrate, optimize, stats
 from torch.testing import assert_close
 
+from kernelfield.core.convolved import Convolved
 from kernelfield.core.mixing import InverseGamma, Mixing, Unit
 from kernelfield.core.posterior import Binned, Draws, Elliptical, Posterior
 from kernelfield.uq.crps import expected_score
@@ -71,6 +72,8 @@ FAMILIES = {
     "noisy functions": lambda: draws(0.3),
     "functions": lambda: draws(0.0),
     "histogram": binned,
+    "student noise, nu 1.2": lambda: Convolved(elliptical(Unit()), 0.4, 1.2),
+    "student noise, nu 6": lambda: Convolved(elliptical(Unit()), torch.tensor([0.1, 9.0]), 6.0),
 }
 
 
@@ -135,6 +138,14 @@ def test_the_cauchy_law_has_its_closed_form():
     law = Elliptical(torch.zeros(4, 1), torch.eye(4), InverseGamma.student(1.0))
     expected = 2 / math.pi * (math.log(2) + t * t.atan() - t.square().log1p() / 2)
     assert_close(expected_score(law, t), expected, rtol=1e-6, atol=0)
+
+
+def test_student_noise_about_a_known_function_has_the_score_of_the_student_t():
+    t = torch.tensor([[0.0], [0.3], [5.0], [1e4]])
+    known = Elliptical(torch.zeros(4, 1), torch.zeros(4, 4))
+    for nu in (0.8, 1.0, 3.0, 40.0):
+        law = Elliptical(torch.zeros(4, 1), 0.25 * torch.eye(4), InverseGamma.student(nu))
+        assert_close(expected_score(Convolved(known, 0.25, nu), t), expected_score(law, t), rtol=1e-6, atol=0)
 
 
 def test_many_degrees_of_freedom_are_a_gaussian():
