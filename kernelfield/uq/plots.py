@@ -1,9 +1,10 @@
-"""Figures of a report, as SVG text to be put into a page.
+"""Figures of a report, as SVG text to be put into a page; and pictures of their own.
 
-A figure takes its colours from the page: each colour drawn here stands for a CSS variable
+A figure of a page takes its colours from the page: each colour drawn here stands for a CSS variable
 (`--ink`, `--line`, `--model`, `--miss`, `--band`), so that one figure serves light, dark and
 print. Text stays text. Nothing in a figure comes from the user's data but numbers. The same
 numbers give the same text, and ids start with a prefix so that figures on a page do not meet.
+A picture stands alone, on white.
 """
 
 import io
@@ -22,7 +23,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 except ImportError as error:
-    raise ImportError("reports need matplotlib and jinja2; pip install 'kernelfield[report]'") from error
+    raise ImportError("reports and pictures need matplotlib and jinja2; pip install 'kernelfield[report]'") from error
 
 SIZE = (4.6, 3.6)  # inches; the page scales it
 COLOURS = {"#111101": "--ink", "#111102": "--line", "#111103": "--model", "#111104": "--miss", "#111105": "--band"}
@@ -46,6 +47,16 @@ SETTINGS: dict[Any, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
+
+ALONE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.limits": (-4, 5),
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+DOTS = 150  # of a picture, per inch
 
 
 def calibration(curve: Curve, *, prefix: str) -> str:
@@ -155,6 +166,16 @@ def svg(draw: Callable[[Axes], None], prefix: str) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _embedded(buffer.getvalue(), prefix)
+
+
+def picture(draw: Callable[[Figure], None]) -> bytes:
+    """What `draw` puts on a figure, as a PNG file."""
+    with matplotlib.rc_context(ALONE):
+        figure = Figure(layout="constrained")
+        draw(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DOTS, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _embedded(text: str, prefix: str) -> str:

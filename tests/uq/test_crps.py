@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from kernelfield.core.convolved import Convolved
 from kernelfield.core.mixing import InverseGamma, Mixing, Unit
+from kernelfield.core.pathwise import Linear, Pathwise
 from kernelfield.core.posterior import Binned, Draws, Elliptical, Posterior
 from kernelfield.uq.crps import expected_score
 
@@ -199,9 +200,26 @@ def test_batches_score_as_their_members():
     assert_close(expected_score(law, y)[2], expected_score(one, y[2]))
 
 
-def test_a_family_without_a_formula_is_named():
-    class Unknown(Draws.__base__):  # type: ignore[misc, name-defined]
-        width = draw = cdf = log_prob = affine = mean = variance = None
+class Disguised(Posterior):
+    """A law of whose family nothing is known."""
 
-    with pytest.raises(NotImplementedError, match="Unknown"):
-        expected_score(Unknown(), torch.zeros(1, 1))
+    width = draw = log_prob = affine = mean = variance = None
+
+    def __init__(self, law: Posterior) -> None:
+        self.law, self.cdf, self.quantile = law, law.cdf, law.quantile
+
+
+Disguised.__abstractmethods__ = frozenset()
+
+
+@pytest.mark.parametrize("family", ["gaussian", "student, df 6", "noisy functions", "histogram"])
+def test_a_family_without_a_formula_is_scored_by_its_quantiles(family):
+    law = FAMILIES[family]()
+    y = law.mean + 2 * torch.randn_like(law.mean)
+    assert_close(expected_score(Disguised(law), y), expected_score(law, y), rtol=1e-3, atol=1e-4)
+
+
+def test_the_joint_law_of_paths_does_not_matter():
+    law = elliptical(Unit())
+    y = torch.randn_like(law.mean)
+    assert_close(expected_score(Pathwise(law, Linear(1, lambda z: z)), y), expected_score(law, y))
