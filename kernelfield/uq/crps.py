@@ -156,7 +156,8 @@ def _histogram(law: Binned, y: Tensor) -> Tensor:
 
 def _by_quantiles(law: Posterior, y: Tensor) -> Tensor:
     """Of a law whose distribution function is taken to be linear between many quantiles."""
-    levels = torch.special.ndtr(torch.linspace(-REACH, REACH, LEVELS, dtype=torch.float64))
+    reach = min(REACH, -float(special.ndtri(8 * torch.finfo(y.dtype).eps)))  # levels that differ from one
+    levels = torch.special.ndtr(torch.linspace(-reach, reach, LEVELS, dtype=torch.float64))
     edges = torch.stack([law.quantile(level) for level in levels.tolist()], -1)
     mass = levels.diff() / (levels[-1] - levels[0])
     return _histogram(Binned(mass.log().to(edges).expand(*edges.shape[:-1], -1), edges), y)
