@@ -76,6 +76,10 @@ class Surrogate(ABC):
         """What was learned or held, by name, in model units; for reports."""
         return {}
 
+    def notes(self) -> list[str]:
+        """What a user should know of how the model was fitted, in sentences; for reports."""
+        return []
+
 
 class Model(BaseEstimator, ABC):
     """A choice of model. Subclasses are dataclasses; scikit-learn reads their fields."""

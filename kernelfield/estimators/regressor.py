@@ -105,7 +105,7 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.surrogate_ = Scaled(fitted, x_map, y_map)
         self.y_ndim_ = targets.ndim
         self.n_samples_fit_ = len(data.X)
-        self.notes_ = [*_constants(data.Y), *notes]
+        self.notes_ = [*_constants(data.Y), *notes, *fitted.notes()]
         return self
 
     def predict(

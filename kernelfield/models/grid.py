@@ -327,6 +327,16 @@ class FittedGrid(Surrogate):
             return H
         return torch.einsum("np,ij->nipj", H, torch.eye(self.outputs).to(H)).reshape(len(H) * self.outputs, -1)
 
+    def notes(self) -> list[str]:
+        size = " x ".join(str(m) for m in self.grid.shape)
+        seen = int(self.cells.present.sum())
+        found = f"the rows are a grid of {size} cells, {seen} of {self.grid.cells} with a target"
+        how = self.report
+        if how.method != "iterative":
+            return [f"{found}; solved exactly"]
+        errors = f"relative residual {how.residual:.1g}, log-determinant within {how.log_determinant_error:.2g} nats"
+        return [f"{found}; solved by {how.iterations} iterations, {errors}"]
+
     @cached_property
     def report(self) -> Report:
         """How the system was solved, and how exactly."""
