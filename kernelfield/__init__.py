@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kernelfield.models.spectral import Spectral
     from kernelfield.models.student_noise import RobustProcess
     from kernelfield.models.support_vector import SupportVectorClassifier
+    from kernelfield.models.tensor import TensorProcess
     from kernelfield.models.time_series import TimeSeriesProcess
     from kernelfield.models.variational import VariationalClassifier
     from kernelfield.models.warped import Warped
@@ -151,6 +152,7 @@ __all__ = [
     "SumPool",
     "SupportVectorClassifier",
     "Tanh",
+    "TensorProcess",
     "TimeSeriesProcess",
     "Unit",
     "VariationalClassifier",
@@ -259,6 +261,7 @@ _HOMES = {
     "SumPool": "nets.pooling",
     "SupportVectorClassifier": "models.support_vector",
     "Tanh": "nets.quadrature",
+    "TensorProcess": "models.tensor",
     "TimeSeriesProcess": "models.time_series",
     "Unit": "core.mixing",
     "VariationalClassifier": "models.variational",

@@ -1,10 +1,11 @@
-"""The command line: tables in; a model, predictions and an uncertainty report out.
+"""The command line: tables in; a model, predictions and an uncertainty report out. Or equations in, solutions out.
 
     kernelfield demo                                             see what it does
     kernelfield fit DATA.csv --target Y -o MODEL --report R.html
     kernelfield predict MODEL NEW.csv -o OUT.csv
     kernelfield report MODEL --data D.csv --target Y -o R.html
     kernelfield models
+    kernelfield solve NAME -o FOLDER
 
 Results go to standard output; notes, progress and errors to standard error, progress only to a
 terminal. Exit codes: 0 done, 1 the data or the request is wrong (one sentence says what and what
@@ -96,6 +97,15 @@ NewModel = Annotated[Path, _option("--output", "-o", metavar="MODEL_DIR", text="
 NewTable = Annotated[Path, _option("--output", "-o", metavar="OUT", text="Table to write.")]
 NewPage = Annotated[Path, _option("--output", "-o", metavar="FILE", text="HTML file to write.")]
 Unseen = Annotated[Path, _option("--data", metavar="FILE", text="Table of rows that the fit has not seen.")]
+NamedProblem = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One that --list shows.")]
+ShowProblems = Annotated[bool, typer.Option("--list", help="List the problems that have a name.")]
+EquationFile = Annotated[Path | None, _option("--equation", metavar="FILE", text="A problem of your own, as TOML.")]
+SolutionFolder = Annotated[Path | None, _option("--output", "-o", metavar="FOLDER", text="For the solution's files.")]
+SolverName = Annotated[str, _option("--solver", metavar="NAME", text="One of `kernelfield.pde.solve`.")]
+Nodes = Annotated[
+    list[int] | None, _option("--nodes", metavar="NUMBER", text="Along each axis; once for all, or once each.", min=2)
+]
+Picture = Annotated[bool, typer.Option("--picture/--no-picture", help="Draw solution.png.")]
 DemoFolder = Annotated[Path, _option("--output-dir", metavar="FOLDER", text="For report.html and report.json.")]
 
 
@@ -103,7 +113,7 @@ DemoFolder = Annotated[Path, _option("--output-dir", metavar="FOLDER", text="For
 def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
-    """Regression and classification with uncertainty from tables: fit, predict, report."""
+    """Regression and classification with uncertainty from tables: fit, predict, report. Equations too: solve."""
 
 
 @app.command()
@@ -222,12 +232,39 @@ def report_command(
 @app.command()
 def models() -> None:
     """List the models that `fit` knows; those of classes go with --classify."""
-    table = Table(box=None)
-    table.add_column("name", no_wrap=True)
-    table.add_column("what it is")
-    for name, (summary, _) in (*MODELS.items(), *CLASSIFIERS.items()):
-        table.add_row(name, summary)
-    _out.print(table)
+    rows = [(name, summary) for name, (summary, _) in (*MODELS.items(), *CLASSIFIERS.items())]
+    _print_table(["name", "what it is"], rows)
+
+
+@app.command()
+def solve(
+    name: NamedProblem = None,
+    output: SolutionFolder = None,
+    equation: EquationFile = None,
+    show: ShowProblems = False,
+    solver: SolverName = "auto",
+    nodes: Nodes = None,
+    seed: Seed = 0,
+    picture: Picture = True,
+) -> None:
+    """Solve a differential equation, with error bars."""
+    solving = importlib.import_module("kernelfield.solving")  # its imports take time that other commands should not
+    if show:
+        return _print_table(solving.HEADINGS, solving.listing())
+    if (name is None) == (equation is None):
+        raise typer.BadParameter("give the NAME of a problem, or --equation FILE, or --list to see the names")
+    if output is None:
+        raise typer.BadParameter("give a folder for the solution, -o FOLDER")
+    with _boundary():
+        problem = solving.posed(name, equation)
+        with status(_err, problem.name, doing="solving"):
+            record, files = solving.run(problem, output, solver=solver, nodes=nodes, seed=seed, picture=picture)
+        _say(*record["notes"])
+        _out.print(f"{problem.name}: {record['equation']}", style="bold", markup=False)
+        words = f"{solving.caption(record)}\nin {record['seconds']:.2g} s by {record['method']}"
+        _out.print(words, soft_wrap=True, markup=False)
+        _print_files(**files)
+    return None
 
 
 @contextmanager
@@ -332,6 +369,15 @@ def _print_scores(title: str, results: Sequence[Report | ClassReport]) -> None:
     _out.print(title, style="bold", markup=False)
     _out.print(table)
     _out.print(CAPTION if regression else CLASS_CAPTION, style="dim")
+
+
+def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*row)
+    _out.print(table)
 
 
 def _cells(scores: Mapping[str, float]) -> list[str]:

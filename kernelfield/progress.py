@@ -21,13 +21,13 @@ class _Listener(logging.Handler):
 
 
 @contextmanager
-def status(console: Console, title: str) -> Iterator[None]:
+def status(console: Console, title: str, *, doing: str = "fitting") -> Iterator[None]:
     """A line that follows the fit, on a terminal."""
     if not console.is_terminal:
         yield
         return
     log = logging.getLogger("kernelfield.models.fit")
-    with console.status(f"fitting {title}") as status:
+    with console.status(f"{doing} {title}") as status:
         listener, level = _Listener(status, title), log.level
         log.addHandler(listener)
         log.setLevel(logging.INFO)

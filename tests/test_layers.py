@@ -20,7 +20,8 @@ SEES = {  # layer: the layers it may import from, beside itself
     "data": {"core"},
     "tabular": {"core", "models", "estimators", "uq", "data"},
     "progress": set(),
-    "cli": {"core", "models", "estimators", "uq", "data", "tabular", "progress"},
+    "solving": {"core", "pde", "uq"},
+    "cli": {"core", "models", "estimators", "uq", "data", "tabular", "solving", "progress"},
     "__main__": {"cli"},
 }
 DOORS = {  # a heavy or optional package enters through these layers only
@@ -35,6 +36,7 @@ DOORS = {  # a heavy or optional package enters through these layers only
     "rich": {"cli", "progress"},
     "safetensors": {"estimators"},
     "sklearn": {"core", "models", "estimators", "cli"},
+    "sympy": {"pde"},
     "typer": {"cli"},
 }
 SINGLE = {"jinja2", "matplotlib", "pykeops", "botorch"}  # optional: one file imports it and names the extra

@@ -46,6 +46,8 @@ from kernelfield.models.softmax import Softmax
 from kernelfield.models.spectral import Spectral
 from kernelfield.models.student_noise import FittedRobustProcess, RobustProcess
 from kernelfield.models.support_vector import FittedSupportVector, SupportVectorClassifier
+from kernelfield.models.tensor import FittedTensor, TensorProcess
+from kernelfield.models.tensor_factors import Core, Mode, Precision
 from kernelfield.models.time_series import FittedTimeSeries, TimeSeriesProcess
 from kernelfield.models.variational import FittedVariational, VariationalClassifier
 from kernelfield.models.warped import FittedWarped, Warped
@@ -77,6 +79,7 @@ _MODELS = (
     FittedGrid,
     FittedProcess,
     FittedRobustProcess,
+    FittedTensor,
     FittedTimeSeries,
     FittedWarped,
     GradientFlow,
@@ -86,14 +89,16 @@ _MODELS = (
     RobustProcess,
     Spectral,
     StateSpace,
+    TensorProcess,
     TimeSeriesProcess,
     Warped,
 )
 _LAWS = (BetaPrime, BurrXII, Gamma, Grid, HalfCauchy, InverseGamma, LogNormal, Unit)
 _GRIDS = (Axes, Cells, Kronecker, Latent, Layout, Regression, Uneven)
+_TENSORS = (Core, Mode, Precision)
 _PARTS = (Affine, Data, Dense, Fit, Scaled, Search, Spline, Trend, YeoJohnson)
 RECORDS: dict[str, type] = {
-    kind.__name__: kind for kind in (*_CLASSIFIERS, *_MODELS, *_LAWS, *_GRIDS, *_PARTS)
+    kind.__name__: kind for kind in (*_CLASSIFIERS, *_MODELS, *_LAWS, *_GRIDS, *_TENSORS, *_PARTS)
 } | LAYERS
 _NAMES = {kind: name for name, kind in RECORDS.items()}
 

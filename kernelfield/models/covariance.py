@@ -26,6 +26,7 @@ Closure = Callable[[Kernel], Tensor]
 LogDensity = Callable[[Vector], tuple[float, Vector]]
 
 LENGTH_REACH = (1e-3, 1e4)  # bounds of lengthscales, in standard deviations of their input
+ENDLESS = 15.0  # in place of an infinite raw parameter: a sigmoid's end to 3e-7
 SCALE_REACH = (1e-4, 1e5)  # bounds of output scales, in mean squares of the targets
 
 
@@ -191,7 +192,8 @@ class General(Covariance):
         self.priors = list(kernel.named_priors())
 
     def start(self) -> Vector:
-        return _flat(self.raw)
+        # A value on the end of its interval is infinite in raw numbers, from where no search goes on.
+        return np.nan_to_num(_flat(self.raw), nan=math.nan, posinf=ENDLESS, neginf=-ENDLESS)
 
     def bounds(self, size: float) -> list[tuple[float, float]]:
         return [(-math.inf, math.inf)] * sum(p.numel() for p in self.raw)

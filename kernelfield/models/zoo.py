@@ -13,6 +13,7 @@ from kernelfield.models.laplace import LaplaceClassifier
 from kernelfield.models.process import Process
 from kernelfield.models.spectral import Spectral
 from kernelfield.models.support_vector import SupportVectorClassifier
+from kernelfield.models.tensor import TensorProcess
 from kernelfield.models.time_series import TimeSeriesProcess
 from kernelfield.models.variational import VariationalClassifier
 from kernelfield.models.warped import Warped
@@ -31,6 +32,7 @@ MODELS: dict[str, tuple[str, Callable[[], Model]]] = {
         lambda: Process(noise="student_t"),
     ),
     "grid": ("Gaussian process on a grid: exact at a million cells, some of which may be missing", GridProcess),
+    "tensor": ("functional tensor decomposition: each column an index of its own function", TensorProcess),
     "time-series": ("Gaussian process of one input, in time that grows with the rows alone", TimeSeriesProcess),
     "student-t": (
         "Student-t process: intervals widen when the data surprise the prior",

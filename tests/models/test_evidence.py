@@ -4,6 +4,8 @@ import gpytorch
 import numpy as np
 import pytest
 import torch
+from gpytorch.constraints import Interval
+from gpytorch.kernels import RBFKernel, ScaleKernel
 from gpytorch.priors import GammaPrior, LogNormalPrior
 from scipy.optimize import approx_fprime
 
@@ -12,6 +14,7 @@ from kernelfield.core.mixing import InverseGamma, Unit
 from kernelfield.kernels.stationary import NAMES, RBF, Matern, RationalQuadratic, dimension_scaled
 from kernelfield.models.covariance import General, Radial, covariance
 from kernelfield.models.evidence import Objective, Trend
+from kernelfield.models.process import Process
 
 X, Y = torch.randn(14, 3, generator=torch.Generator().manual_seed(1), dtype=torch.double), None
 Y = torch.stack([torch.sin(X[:, 0]), X[:, 1] ** 2], 1)
@@ -108,3 +111,12 @@ def test_scipy_s_own_difference_quotient_agrees():
     target = objective("matern32")
     theta = target.given()
     np.testing.assert_allclose(target(theta)[1], approx_fprime(theta, lambda t: target(t)[0]), atol=1e-6)
+
+
+def test_a_value_on_the_end_of_its_interval_is_where_a_search_can_start():
+    kernel = ScaleKernel(RBFKernel(lengthscale_constraint=Interval(0.1, 2.0)))
+    kernel.base_kernel.lengthscale = 2.0
+    start = covariance(kernel, X).start()
+    assert np.isfinite(start).all()
+    fitted = Process(kernel, restarts=1).fit(Data(X, Y), generator=torch.Generator())
+    assert 0.1 < fitted.kernel.base_kernel.lengthscale.item() < 2.0

@@ -1,14 +1,16 @@
 """Figures are deterministic, small, and in the page's colours."""
 
+import io
 import itertools
 import re
 
+import matplotlib.image as png
 import pytest
 import torch
 
 from kernelfield.core.posterior import Draws
 from kernelfield.uq.calibration import curve, histogram
-from kernelfield.uq.plots import COLOURS, calibration, predictions, resolution, uniformity
+from kernelfield.uq.plots import COLOURS, DOTS, calibration, picture, predictions, resolution, uniformity
 from kernelfield.uq.scores import Evaluation, evaluate
 
 
@@ -62,3 +64,15 @@ def test_a_bar_is_drawn_for_each_point_and_misses_in_another_colour():
         for name in ("--model", "--miss")
     }
     assert drawn == {"--model": [300 - missed] * 2, "--miss": [missed] * 2}
+
+
+def test_a_picture_is_a_png_on_white_and_the_same_each_time():
+    def draw(figure):
+        figure.set_size_inches(2, 1)
+        figure.subplots().plot([0, 1], [1, 0])
+
+    first, second = picture(draw), picture(draw)
+    assert first == second
+    pixels = png.imread(io.BytesIO(first))
+    assert pixels.shape[:2] == (DOTS, 2 * DOTS)
+    assert (pixels[0, 0] == 1).all()

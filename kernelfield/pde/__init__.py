@@ -1,0 +1,1 @@
+"""Partial differential equations solved by Gaussian processes, with error bars."""
