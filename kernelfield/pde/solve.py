@@ -1,13 +1,13 @@
 """Solving a problem: which solver suits it.
 
-    "collocation"  linear, on scattered points: one dimension, masked domains, unknown coefficients
-    "newton"       the same for nonlinear problems
-    "separable"    linear, on a grid of a box, of many more points
+    "separable"    linear, on a grid of a box
     "grid_newton"  the same for nonlinear problems
+    "collocation"  linear, on scattered points: domains that are no box, unknown coefficients, any kernel
+    "newton"       the same for nonlinear problems
     "map"          most probable values on a grid, as published by Fang et al. (2024); slow, and without variances
 
-"auto" takes the scattered ones where they fit, in one dimension or without a box or with unknowns, and
-grids for the rest. The solution's `method` names what was taken.
+"auto" takes grids where there is a box and nothing is unknown: they are quicker and mostly more accurate. Initial values
+on a line, given with their slopes, are the exception. The solution's `method` names what was taken.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,8 +84,9 @@ def suitable(problem: Problem, observations: Data | None = None) -> list[str]:
     if problem.inside is not None or problem.unknowns or observations is not None:
         return [scattered]
     on_grid = "separable" if linear else "grid_newton"
-    ordered = [scattered, on_grid] if problem.dims == 1 else [on_grid, scattered]
-    return ordered if problem.slopes else [*ordered, "map"]
+    if not problem.slopes:
+        return [on_grid, scattered, "map"]
+    return [scattered, on_grid] if problem.dims == 1 else [on_grid, scattered]
 
 
 def _why(problem: Problem, observations: Data | None) -> str:
