@@ -16,6 +16,7 @@ from kernelfield.core.posterior import Posterior
 from kernelfield.models.conditioned import FittedProcess
 from kernelfield.models.grid import FittedGrid
 from kernelfield.models.student_noise import FittedRobustProcess
+from kernelfield.models.tensor import FittedTensor
 from kernelfield.models.warped import FittedWarped
 
 
@@ -90,6 +91,10 @@ class Scaled(Surrogate):
             kernel, _, last = name.rpartition(".")
             if name in ("noise", "outputscale") and isinstance(value, float):
                 values[name] = _plain(value * square)
+            elif last == "lengthscale" and isinstance(self.inner, FittedTensor):  # "modes.1.lengthscale", one a rank
+                values[name] = (
+                    torch.as_tensor(value).to(square) * self.to_model_X.scale[int(kernel.split(".")[1])]
+                ).tolist()
             elif last == "lengthscale" and isinstance(self.inner, FittedProcess | FittedRobustProcess | FittedGrid):
                 scale = self.to_model_X.scale
                 if isinstance(self.inner, FittedGrid):  # "axes.1.lengthscale" and what is inside such a kernel

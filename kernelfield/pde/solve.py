@@ -6,8 +6,8 @@
     "newton"       the same for nonlinear problems
     "map"          most probable values on a grid, as published by Fang et al. (2024); slow, and without variances
 
-"auto" takes grids where there is a box and nothing is unknown: they are quicker and mostly more accurate. Initial values
-on a line, given with their slopes, are the exception. The solution's `method` names what was taken.
+"auto" takes grids where there is a box and nothing is unknown: they are quicker and mostly more accurate. Initial
+values on a line, given with their slopes, are the exception. The solution's `method` names what was taken.
 """
 
 from collections.abc import Callable, Sequence

@@ -162,3 +162,12 @@ def test_points_with_other_columns_are_refused():
     fitted = fit(TensorProcess(1, restarts=1, sweeps=2), X, published(X))
     with pytest.raises(ValueError, match="X must have 2 columns, one for each mode, got 3"):
         fitted.posterior(torch.rand(4, 3))
+
+
+def test_lengthscales_are_told_in_the_units_of_the_inputs():
+    X = torch.rand(60, 2) * torch.tensor([1.0, 100.0])
+    y = (3 * X[:, 0]).sin() * (0.05 * X[:, 1]).cos()
+    fitted = FieldRegressor(TensorProcess(1, lengthscale=(0.5, 2.0), sweeps=5, restarts=1), random_state=0).fit(X, y)
+    told = fitted.surrogate_.hyperparameters()
+    for k, given in enumerate((0.5, 2.0)):
+        assert told[f"modes.{k}.lengthscale"] == pytest.approx([given * X[:, k].std(correction=0).item()])

@@ -13,7 +13,13 @@ ALL = benchmarks()
 
 @pytest.mark.parametrize(
     ("name", "first"),
-    [("P1", "separable"), ("A1", "grid_newton"), ("P6", "separable"), ("A3", "grid_newton"), ("L-shape", "collocation")],
+    [
+        ("P1", "separable"),
+        ("A1", "grid_newton"),
+        ("P6", "separable"),
+        ("A3", "grid_newton"),
+        ("L-shape", "collocation"),
+    ],
 )
 def test_the_first_choice_suits_the_problem(name, first):
     assert suitable(ALL[name].problem)[0] == first
