@@ -54,15 +54,11 @@ def conditioned() -> FieldRegressor:
     return estimator
 
 
-# These need data of their own, and are saved in their own tests.
-SHAPED = {"grid", "tensor", "time-series"}
+# The others need data of their own, and are saved in their own tests.
+NAMES = [name for name in MODELS if name not in ("grid", "tensor", "time-series")]
 QUICK = {"spectral": {"components": 3, "steps": 3}, "warped": {"model": Process(steps=3)}}
 MADE = {
-    **{
-        name: lambda name=name: fitted(model(name).set_params(**QUICK.get(name, {"steps": 3})))
-        for name in MODELS
-        if name not in SHAPED
-    },
+    **{name: lambda name=name: fitted(model(name).set_params(**QUICK.get(name, {"steps": 3}))) for name in NAMES},
     "default": lambda: FieldRegressor().fit(X, Y[:, 0]),
     "several outputs": lambda: FieldRegressor(Process(steps=3)).fit(X, Y),
     "student-t of several outputs": lambda: FieldRegressor(Process(mixing=InverseGamma.student(3.0), steps=3)).fit(
