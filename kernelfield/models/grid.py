@@ -101,7 +101,7 @@ class GridProcess(Model):
         >>> values = x[:, None] + x
         >>> values[4, 4] = torch.nan
         >>> fitted = GridProcess(steps=20).fit_values([x, x], values, generator=torch.Generator().manual_seed(0))
-        >>> round(fitted.posterior(x[[[4, 4]]]).mean.item(), 2)
+        >>> round(fitted.posterior(x[4].expand(1, 2)).mean.item(), 2)
         1.0
         """
         check_settings(self)

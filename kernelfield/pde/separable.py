@@ -43,6 +43,7 @@ def solve_on_grid(
     operator that is singular. Warns AboveNyquist where the nodes cannot tell the data's waves, NotConverged where the
     residual between the nodes stays large.
 
+    >>> from kernelfield.pde.problem import Term
     >>> problem = Problem(
     ...     "waves", ((0.0, 1.0), (0.0, 1.0)), (Term(1.0, (2, 0)), Term(1.0, (0, 2))),
     ...     source=lambda X: -500 * (20 * X[:, 0]).sin() * (10 * X[:, 1]).cos(),
