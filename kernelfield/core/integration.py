@@ -10,6 +10,8 @@ the one it is compared with is of order 20. A jump costs some forty halvings of 
 A peak of its own that is narrower than the scan's half a unit of log s may be missed; the one of
 s^(-N/2) exp(-S / 2s), however narrow, is not, as it falls off smoothly over many units.
 
+SciPy's `quad_vec` has the rule for values; heights here are logarithms, which span hundreds of nats.
+
 Source: Piessens et al. (1983), "QUADPACK", routine QK21.
 """
 

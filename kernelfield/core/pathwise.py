@@ -11,7 +11,7 @@ the data. So a path of `Pathwise` is that error, added to the posterior mean; it
 no matrix of all pairs of points is formed.
 
 Source: Wilson, Borovitskiy, Terenin, Mostowsky & Deisenroth (2021), "Pathwise Conditioning of
-Gaussian Processes", section 3.
+Gaussian Processes".
 """
 
 from collections.abc import Callable

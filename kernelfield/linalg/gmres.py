@@ -3,10 +3,11 @@
     minimise |b - A M^-1 z| over z in span{b, A M^-1 b, (A M^-1)^2 b, ...},    x = M^-1 z
 
 by Arnoldi's process with its basis orthogonalised twice. From the right, the residual that is minimised
-and reported is that of the system itself and not of a preconditioned one.
+and reported is that of the system itself and not of a preconditioned one. SciPy's works on NumPy vectors; here
+tensors stay on their device.
 
 Sources: Saad & Schultz (1986), "GMRES: A Generalized Minimal Residual Algorithm for Solving Nonsymmetric Linear
-Systems"; Saad (2003), "Iterative Methods for Sparse Linear Systems", section 9.3.2.
+Systems".
 """
 
 import torch

@@ -19,7 +19,7 @@ on each axis only. With a = R^-T alpha and w the product of the other axes' eige
 o over the cells of the other axes. Nothing is divided by a difference of eigenvalues, so it holds
 where they coincide; O(n m_i) an axis.
 
-Sources: Saatci (2011), Scalable inference for structured Gaussian process models, chapter 5;
+Sources: Saatci (2011), Scalable inference for structured Gaussian process models;
 Rakitsch et al. (2013) for separable noise.
 """
 

@@ -8,8 +8,7 @@ Schur form A = Q T Q^H, which is unitary and always stable, and T is solved from
 a system in the other axes, shifted by T_kk. Derivatives along a second-order axis are of the first kind, those along
 time are of the second. Cost: O(n sum_j m_j) a solve after O(sum_j m_j^3), for n = prod_j m_j.
 
-Sources: Bartels & Stewart (1972), "Solution of the Matrix Equation AX + XB = C"; Golub & Van Loan (2013),
-section 7.6.3.
+Sources: Bartels & Stewart (1972), "Solution of the Matrix Equation AX + XB = C"; Golub & Van Loan (2013).
 """
 
 from collections.abc import Sequence

@@ -35,7 +35,9 @@ LENGTH, SPREAD = math.sqrt(2), math.sqrt(3)  # of log(lengthscale / sqrt(d)); th
 STEP = 0.5  # between nodes: errors of exp(-2 pi^2 / STEP) where the nearest pole is pi away
 NARROW, WIDE = 8.4, 31.0  # a normal density and a logistic one are below 1e-13 of their height there
 ROOM = 2**21  # numbers of an average held at once
-POINTS = 1024  # of the Sobol sequence: probabilities are right to about 1e-3
+POINTS = (
+    1024  # of the Sobol sequence: probabilities are right to about 1e-3, to 6e-3 where the softmax is nearly a step
+)
 
 
 class FittedClassifier(Surrogate, ABC):

@@ -4,8 +4,8 @@ The law is that of `models.process` with a `GridKernel`; what differs is that no
 be missing, rows repeated or weighted, an axis may have several columns, and predictions are for
 points anywhere. Evidence and gradient are in `models.grid_evidence`, predictions in `models.grid_posterior`.
 
-Sources: Saatci (2011), "Scalable Inference for Structured Gaussian Process Models", chapter 5; for
-several outputs Bonilla, Chai & Williams (2008), "Multi-task Gaussian Process Prediction", section 2.
+Sources: Saatci (2011), "Scalable Inference for Structured Gaussian Process Models"; for
+several outputs Bonilla, Chai & Williams (2008), "Multi-task Gaussian Process Prediction".
 """
 
 from collections.abc import Sequence

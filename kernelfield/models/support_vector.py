@@ -17,7 +17,7 @@ the most probable class is always the machine's own, which an offset, as in Plat
 step function of g would break.
 
 Sources: Chen, Huang, Nguyen & Weng (2021), "On the Equivalence between Neural Network and Support
-Vector Machine", theorem 3.1; Guo, Pleiss, Sun & Weinberger (2017), "On Calibration of Modern
+Vector Machine"; Guo, Pleiss, Sun & Weinberger (2017), "On Calibration of Modern
 Neural Networks", for beta; Platt (1999), "Probabilistic Outputs for Support Vector Machines", for
 the folds and the smoothed targets.
 """

@@ -13,7 +13,7 @@ When no step of at least LEAST reduces a residual that still matters, the iterat
 iterate with the least residual, and says so.
 
 Source: Chen, Hosseini, Owhadi & Stuart (2021), "Solving and learning nonlinear PDEs with Gaussian
-processes", section 3, for the Gauss-Newton iteration; Nocedal & Wright (2006), chapter 11, for damping.
+processes", for the Gauss-Newton iteration; Nocedal & Wright (2006), for damping.
 """
 
 import time

@@ -34,7 +34,7 @@ REMOVABLE = 1e-7  # |df - 1| below which the Student-t form is 0 / 0; moving df 
 
 
 def expected_score(law: Posterior, y: Tensor) -> Tensor:
-    """The CRPS (*b, n, m) of a law at y; of a family without a formula here, to four digits by its quantiles."""
+    """The CRPS (*b, n, m) of a law at y; of a family without a formula here by its quantiles, to 1e-4."""
     match law:
         case Elliptical():
             return _elliptical(law, y)
