@@ -1,0 +1,1 @@
+"""Finite networks as surrogates: trained, averaged, sampled, and linearised."""
