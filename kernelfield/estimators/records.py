@@ -41,6 +41,7 @@ from kernelfield.models.grid_evidence import Layout, Regression
 from kernelfield.models.infinitely_deep import FittedInfinitelyDeep, InfinitelyDeepClassifier
 from kernelfield.models.laplace import FittedLaplace, LaplaceClassifier
 from kernelfield.models.logistic import Logistic
+from kernelfield.models.neural.network import Network
 from kernelfield.models.process import Process
 from kernelfield.models.softmax import Softmax
 from kernelfield.models.spectral import Spectral
@@ -96,9 +97,10 @@ _MODELS = (
 _LAWS = (BetaPrime, BurrXII, Gamma, Grid, HalfCauchy, InverseGamma, LogNormal, Unit)
 _GRIDS = (Axes, Cells, Kronecker, Latent, Layout, Regression, Uneven)
 _TENSORS = (Core, Mode, Precision)
+_NEURAL = (Network,)
 _PARTS = (Affine, Data, Dense, Fit, Scaled, Search, Spline, Trend, YeoJohnson)
 RECORDS: dict[str, type] = {
-    kind.__name__: kind for kind in (*_CLASSIFIERS, *_MODELS, *_LAWS, *_GRIDS, *_TENSORS, *_PARTS)
+    kind.__name__: kind for kind in (*_CLASSIFIERS, *_MODELS, *_LAWS, *_GRIDS, *_TENSORS, *_NEURAL, *_PARTS)
 } | LAYERS
 _NAMES = {kind: name for name, kind in RECORDS.items()}
 
