@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check -c constraints.txt
+# A process for each core does more than a thread for each core in one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 TORCH := $(shell grep '^torch==' constraints.txt)
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.installed-docs
@@ -17,10 +19,10 @@ demo: $(INSTALLED)  ## fit four models to real data, print a table, write a repo
 	$(BIN)/kernelfield demo
 
 test: lint  ## lint, types and the test suite, but for its slow tests
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint  ## lint, types and the whole test suite
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -42,12 +42,12 @@ def test_laws(family, shape):
     obeys_posterior_laws(FAMILIES[family](**shape))
 
 
-@pytest.mark.parametrize("family", FAMILIES.keys() - {"functions"})
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"functions"}))
 def test_density_is_the_slope_of_the_cdf(family):
     density_integrates_to_cdf(FAMILIES[family]())
 
 
-@pytest.mark.parametrize("family", FAMILIES.keys() - {"histogram"})
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"histogram"}))
 def test_draws_of_a_prefix_do_not_change_when_points_are_added(family):
     law, z = FAMILIES[family](), torch.randn(5, 4)
     match law:
