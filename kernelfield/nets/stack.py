@@ -134,8 +134,8 @@ class _Stack(torch.autograd.Function):
         result = u.new_empty(len(u), len(whole.v))
         for rows, columns, offset in tiles(u, v):
             sides = whole.block(rows, columns)
-            tile = forwards(task, sides, desk, offset, None).mul_(sides.std1).mul_(sides.std2.mT)
-            result[rows, columns] = tile
+            tile = forwards(task, sides, desk, offset, None).mul_(sides.std1)
+            tile = torch.mul(tile, sides.std2.mT, out=result[rows, columns])
             if v is None:
                 above = slice(columns.start, min(columns.stop, rows.start))
                 mirrored = desk.mirror(tile)

@@ -62,10 +62,6 @@ class _Turns(NamedTuple):
         """P."""
         return torch.mul(self.share1, self.share2, out=out)
 
-    def bias(self, out: Tensor) -> Tensor:
-        """sin phi_i sin phi_j."""
-        return torch.mul(self.bias1, self.bias2, out=out)
-
     def between(self, out: Tensor) -> Tensor:
         """sin((phi_i - phi_j) / 2)."""
         return torch.mul(self.sin1, self.cos2, out=out).addcmul_(self.cos1, self.sin2, value=-1)
@@ -190,33 +186,52 @@ def _stays_apart(task: Task, sides: Sides, cosine: Tensor) -> bool:
 def _apart(task: Task, sides: Sides, desk: Desk, cosine: Tensor) -> Tensor:
     """`forwards` for a tile without close points, with fewer operations.
 
-    With sigma = 1 - kappa theta, a rectifier and a dense layer are
+    A rectifier and the dense layer behind it are one step: with sigma = P (1 - kappa theta),
 
-        rho <- sigma rho + kappa sin theta,            N <- sigma N;
-        rho <- P rho + sin phi_i sin phi_j,            N <- rho + P N.
-
-    Two products with a row and a column cost less than one with the matrix P.
+        rho <- sigma rho + P kappa sin theta + sin phi_i sin phi_j,    N <- rho + sigma N.
     """
-    unit, one, two = cosine.new_ones(()), desk.take(), desk.take()
+    unit, one, two, three = cosine.new_ones(()), desk.take(), desk.take(), desk.take()
     turns, folds = iter(sides.turns()), iter(task.kappas)
     N: Tensor | None = None
-    for step in task.program:
-        if step == "fold":
+    for fold, dense in _steps(task.program):
+        numbers = next(turns) if dense == "turn" else None
+        both = sigma = None if numbers is None else numbers.both(three)
+        if fold:
             kappa = next(folds)
-            sigma = torch.add(unit, torch.acos(cosine, out=one), alpha=-kappa, out=one)
+            theta = torch.acos(cosine, out=one)
             sine = torch.addcmul(unit, cosine, cosine, value=-1, out=two).sqrt_()
-            cosine.mul_(sigma).add_(sine, alpha=kappa)
-            if N is not None:
-                N.mul_(sigma)
-            continue
-        if step == "turn":
-            numbers = next(turns)
-            cosine.mul_(numbers.share1).mul_(numbers.share2).add_(numbers.bias(one))
-            if N is not None:
-                N.mul_(numbers.share1).mul_(numbers.share2)
-        if task.tangent:
-            N = desk.take().copy_(cosine) if N is None else N.add_(cosine)
+            if both is None:
+                sigma = torch.add(unit, theta, alpha=-kappa, out=one)
+                cosine.mul_(sigma).add_(sine, alpha=kappa)
+            else:
+                sigma = torch.addcmul(both, theta, both, value=-kappa, out=one)
+                cosine.mul_(sigma).addcmul_(both, sine, value=kappa)
+        elif both is not None:
+            cosine.mul_(both)
+        if numbers is not None:
+            cosine.addcmul_(numbers.bias1, numbers.bias2)
+        if N is None:
+            N = desk.take().copy_(cosine) if task.tangent else None
+        elif dense and sigma is not None:
+            N = torch.addcmul(cosine, N, sigma, out=N)
+        elif dense:
+            N.add_(cosine)
+        elif sigma is not None:
+            N.mul_(sigma)
     return cosine if N is None else N
+
+
+def _steps(program: tuple[str, ...]) -> Iterator[tuple[bool, str]]:
+    """Rectifiers with the dense layers behind them: whether there is one, and what the layer is, if any."""
+    fold = False
+    for step in program:
+        if step != "fold":
+            yield fold, step
+        elif fold:
+            yield True, ""
+        fold = step == "fold"
+    if fold:
+        yield True, ""
 
 
 def backwards(
