@@ -68,6 +68,14 @@ class Surrogate(ABC):
     def posterior(self, X: Tensor, *, noise: bool = False) -> Posterior:
         """The law of f, or of y with noise=True, at X (*b, n, d)."""
 
+    def footprint(self, rows: int) -> int:
+        """About how many numbers are kept at once for a point of a prediction, after a fit to so many rows.
+
+        Those who predict for many points do so in blocks, the smaller the larger this is. The default is a
+        covariance with each row of the fit.
+        """
+        return rows
+
     def condition(self, data: Data) -> "Surrogate":
         """The surrogate that has also seen `data`, without refitting its hyperparameters."""
         raise NotImplementedError(f"{type(self).__name__} must be refitted to take in data")

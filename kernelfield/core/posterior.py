@@ -30,6 +30,8 @@ from torch import Tensor
 from kernelfield.core.mixing import Mixing, Unit
 from kernelfield.core.numerics import cholesky
 
+HALF_NORMAL_MEDIAN = 0.6744897501960817  # of |z|, where the normal distribution function is 3/4
+
 
 class Posterior(ABC):
     """See the module docstring."""
@@ -176,8 +178,9 @@ class Elliptical(Posterior):
 class Draws(Posterior):
     """A weighted set of k functions, each with independent Gaussian noise.
 
-    values (*b, k, n, m); weights (k,) summing to one; noise a variance broadcast to
-    (*b, n, m), zero for the latent function.
+    values (*b, k, n, m); weights (k,) summing to one; noise a variance, zero for the latent
+    function: broadcast to (*b, n, m) where the functions share it, or to (*b, k, n, m), with as
+    many axes as the values, where each has its own.
     """
 
     values: Tensor
@@ -194,7 +197,13 @@ class Draws(Posterior):
 
     @property
     def variance(self) -> Tensor:
-        return self._average((self.values - self.mean.unsqueeze(-3)).square()) + self.noise
+        between = self._average((self.values - self.mean.unsqueeze(-3)).square())
+        return between + (self._average(self.noise) if self._own else self.noise)
+
+    @property
+    def _own(self) -> bool:
+        """Whether each function has a noise of its own."""
+        return self.noise.ndim == self.values.ndim
 
     def _average(self, values: Tensor) -> Tensor:
         return (self.weights[:, None, None] * values).sum(-3)
@@ -202,23 +211,27 @@ class Draws(Posterior):
     def draw(self, z: Tensor) -> Tensor:
         level = torch.special.ndtr(z[..., 0])
         member = torch.searchsorted(self.weights.cumsum(0), level).clamp_max(len(self.weights) - 1)
-        choice = torch.nn.functional.one_hot(member, len(self.weights)).to(self.values)
-        function = (choice[..., None, None] * self.values).sum(-3)
-        return function + self.noise.sqrt() * z[..., 1:].unflatten(-1, self.values.shape[-2:])
+        choice = torch.nn.functional.one_hot(member, len(self.weights)).to(self.values)[..., None, None]
+        function = (choice * self.values).sum(-3)
+        std = (choice * self.noise.sqrt()).sum(-3) if self._own else self.noise.sqrt()
+        return function + std * z[..., 1:].unflatten(-1, self.values.shape[-2:])
 
     def cdf(self, y: Tensor) -> Tensor:
         if not (self.noise > 0).all():
             return self._average((self.values <= y.unsqueeze(-3)).to(self.values))
-        spread = self.noise.sqrt().expand(self.mean.shape).unsqueeze(-3)
-        return self._average(torch.special.ndtr((y.unsqueeze(-3) - self.values) / spread))
+        return self._average(torch.special.ndtr((y.unsqueeze(-3) - self.values) / self.spread))
 
     def log_prob(self, y: Tensor) -> Tensor:
         if not (self.noise > 0).all():
             raise ValueError("a finite set of functions has no density; use posterior(X, noise=True)")
-        spread = self.noise.sqrt().expand(self.mean.shape).unsqueeze(-3)
-        log_weights = self.weights.log()[:, None, None]
+        spread, log_weights = self.spread, self.weights.log()[:, None, None]
         log_density = Unit().log_density((y.unsqueeze(-3) - self.values) / spread) - spread.log()
         return (log_density + log_weights).logsumexp(-3)
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviations of the noise (*b, k, n, m), or (*b, 1, n, m) where it is shared."""
+        return self.noise.sqrt() if self._own else self.noise.sqrt().expand(self.mean.shape).unsqueeze(-3)
 
     def affine(self, scale: Tensor, shift: Tensor) -> "Draws":
         return replace(self, values=self.values * scale + shift, noise=self.noise * scale.square())
@@ -226,31 +239,59 @@ class Draws(Posterior):
 
 @dataclass(frozen=True, eq=False)
 class Binned(Posterior):
-    """Piecewise-uniform marginals on shared bins, independent across points.
+    """Piecewise-uniform marginals on bins, independent across points.
 
-    logits (*b, n, m, k); edges (m, k + 1) increasing.
+    logits (*b, n, m, k); edges (m, k + 1) increasing, or with leading dimensions that broadcast
+    with those of the logits, where points have bins of their own. With tails the outer two of
+    k >= 2 bins are half-normal from their inner edge outwards, their medians at e_0 and e_k, so
+    that the density is positive everywhere; without, nothing falls outside of [e_0, e_k).
     """
 
     logits: Tensor
     edges: Tensor
+    tails: bool = False
 
     @property
     def width(self) -> int:
         return self.logits.shape[-3] * self.logits.shape[-2]
 
     @property
-    def _mass(self) -> Tensor:
+    def mass(self) -> Tensor:
+        """The probabilities (*b, n, m, k) of the bins."""
         return self.logits.softmax(-1)
 
     @property
+    def _bins(self) -> tuple[Tensor, Tensor]:
+        return self.edges[..., :-1], self.edges[..., 1:]
+
+    @property
+    def tail_std(self) -> tuple[Tensor, Tensor]:
+        """The std of the normals whose halves are the lower and the upper tail, each (m,) as the edges lead."""
+        gaps = self.edges.diff()
+        return gaps[..., 0] / HALF_NORMAL_MEDIAN, gaps[..., -1] / HALF_NORMAL_MEDIAN
+
+    @property
     def mean(self) -> Tensor:
-        return (self._mass * (self.edges[..., :-1] + self.edges[..., 1:]) / 2).sum(-1)
+        return (self.mass * self._moments[0]).sum(-1)
 
     @property
     def variance(self) -> Tensor:
-        low, high = self.edges[..., :-1], self.edges[..., 1:]
-        second_moment = (low.square() + low * high + high.square()) / 3
-        return (self._mass * second_moment).sum(-1) - self.mean.square()
+        first, spread = self._moments
+        gap = first - self.mean.unsqueeze(-1)  # about the mean, so that nothing cancels far from zero
+        return (self.mass * (spread + gap.square())).sum(-1)
+
+    @property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance within each bin."""
+        low, high = self._bins
+        first, spread = (low + high) / 2, (high - low).square() / 12
+        if not self.tails:
+            return first, spread
+        lower, upper = self.tail_std
+        shift = math.sqrt(2 / math.pi)
+        ends = [high[..., 0] - shift * lower, low[..., -1] + shift * upper]
+        spreads = [(1 - shift**2) * std.square() for std in (lower, upper)]
+        return _with_ends(first, *ends), _with_ends(spread, *spreads)
 
     def draw(self, z: Tensor) -> Tensor:
         level = torch.special.ndtr(z).unflatten(-1, self.logits.shape[-3:-1])
@@ -260,23 +301,56 @@ class Binned(Posterior):
         return self._invert(torch.full_like(self.logits[..., 0], p))
 
     def _invert(self, level: Tensor) -> Tensor:
-        top = self._mass.cumsum(-1)
+        mass = self.mass
+        top = mass.cumsum(-1)
         index = (top < level.unsqueeze(-1)).sum(-1, keepdim=True).clamp_max(top.shape[-1] - 1)
-        mass, top, low, high = (
-            t.expand(*level.shape, -1).gather(-1, index).squeeze(-1)
-            for t in (self._mass, top, self.edges[..., :-1], self.edges[..., 1:])
+        here, top, low, high = (
+            t.expand(*level.shape, -1).gather(-1, index).squeeze(-1) for t in (mass, top, *self._bins)
         )
-        return high - (high - low) * ((top - level) / mass).clamp(0, 1)
+        left = ((top - level) / here).clamp(0, 1)  # the share of the bin that lies above
+        value = high - (high - low) * left
+        if not self.tails:
+            return value
+        lower, upper = self.tail_std
+        rounding = torch.finfo(left.dtype).eps
+        below = self.edges[..., 1] + lower * torch.special.ndtri((1 - left).clamp(rounding, 1) / 2)
+        above = self.edges[..., -2] - upper * torch.special.ndtri(left.clamp(rounding, 1) / 2)
+        value = torch.where(index.squeeze(-1) == 0, below, value)
+        return torch.where(index.squeeze(-1) == mass.shape[-1] - 1, above, value)
 
     def cdf(self, y: Tensor) -> Tensor:
-        low, high = self.edges[..., :-1], self.edges[..., 1:]
-        return (self._mass * ((y.unsqueeze(-1) - low) / (high - low)).clamp(0, 1)).sum(-1)
+        low, high = self._bins
+        share = ((y.unsqueeze(-1) - low) / (high - low)).clamp(0, 1)
+        if self.tails:
+            lower, upper = self.tail_std
+            below = 2 * torch.special.ndtr((y - self.edges[..., 1]).clamp_max(0) / lower)
+            above = torch.erf((y - self.edges[..., -2]).clamp_min(0) / (upper * math.sqrt(2)))
+            share = _with_ends(share, below, above)
+        return (self.mass * share).sum(-1)
 
     def log_prob(self, y: Tensor) -> Tensor:
-        low, high = self.edges[..., :-1], self.edges[..., 1:]
-        inside = (low <= y.unsqueeze(-1)) & (y.unsqueeze(-1) < high)
+        low, high = self._bins
+        index = (self.edges[..., 1:-1] <= y.unsqueeze(-1)).sum(-1, keepdim=True)
         log_density = self.logits.log_softmax(-1) - (high - low).log()
-        return torch.where(inside, log_density, float("-inf")).logsumexp(-1)
+        shape = torch.broadcast_shapes(index.shape[:-1], log_density.shape[:-1])
+        log_density = log_density.expand(*shape, -1).gather(-1, index.expand(*shape, 1)).squeeze(-1)
+        if not self.tails:
+            inside = (self.edges[..., 0] <= y) & (y < self.edges[..., -1])
+            return torch.where(inside, log_density, float("-inf"))
+        # Half-normal in place of uniform: 2 phi(t) / std over 1 / (std times the median of |t|).
+        index = index.squeeze(-1)
+        lower, upper = self.tail_std
+        t = torch.where(index == 0, (self.edges[..., 1] - y) / lower, (y - self.edges[..., -2]) / upper)
+        change = 0.5 * math.log(2 / math.pi) + math.log(HALF_NORMAL_MEDIAN) - t.square() / 2
+        outer = (index == 0) | (index == self.logits.shape[-1] - 1)
+        return log_density + torch.where(outer, change, 0.0)
 
     def affine(self, scale: Tensor, shift: Tensor) -> "Binned":
         return replace(self, edges=self.edges * scale[:, None] + shift[:, None])
+
+
+def _with_ends(values: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Values (*b, k) with others in the first and last place."""
+    shape = torch.broadcast_shapes(values.shape[:-1], first.shape, last.shape)
+    inner = values[..., 1:-1].expand(*shape, -1)
+    return torch.cat([first.expand(shape).unsqueeze(-1), inner, last.expand(shape).unsqueeze(-1)], -1)

@@ -117,17 +117,16 @@ def _area(reach: Tensor, unit: float, mixing: Mixing) -> Tensor:
 
 
 def _mixture(law: Draws, y: Tensor) -> Tensor:
-    """Of weighted Gaussians that share their variance at each point.
+    """Of weighted Gaussians.
 
     Pairs of members are visited once, a diagonal of the k x k table at a time: memory O(k n m).
     """
-    std = law.noise.sqrt().expand(law.mean.shape)
-    weights = law.weights[:, None, None]
-    near = (weights * expected_distance(y.unsqueeze(-3) - law.values, std.unsqueeze(-3))).sum(-3)
-    apart = law.weights.square().sum() * std * 2 / math.sqrt(math.pi)
-    between = (math.sqrt(2) * std).unsqueeze(-3)
+    std, weights = law.spread.expand(law.values.shape), law.weights[:, None, None]
+    near = (weights * expected_distance(y.unsqueeze(-3) - law.values, std)).sum(-3)
+    apart = (weights.square() * std).sum(-3) * 2 / math.sqrt(math.pi)
     for lag in range(1, len(law.weights)):
         gap = law.values[..., lag:, :, :] - law.values[..., :-lag, :, :]
+        between = torch.hypot(std[..., lag:, :, :], std[..., :-lag, :, :])
         apart = apart + 2 * (weights[lag:] * weights[:-lag] * expected_distance(gap, between)).sum(-3)
     return near - apart / 2
 
@@ -141,7 +140,7 @@ def _empirical(law: Draws, y: Tensor) -> Tensor:
 
 
 def _histogram(law: Binned, y: Tensor) -> Tensor:
-    """Of a piecewise-linear F: each bin is cut at y, and the square of a line integrated."""
+    """Of a piecewise-linear F: each bin is cut at y, and the square of a line integrated; tails apart."""
     low, high = law.edges[..., :-1], law.edges[..., 1:]
     mass = law.logits.softmax(-1)
     top = mass.cumsum(-1)
@@ -150,8 +149,24 @@ def _histogram(law: Binned, y: Tensor) -> Tensor:
     middle = top - mass * (high - cut) / wide
     left = (cut - low) * _mean_square(top - mass, middle)
     right = (high - cut) * _mean_square(1 - middle, 1 - top)
+    if law.tails:
+        lower, upper = law.tail_std
+        tails = _tail(law.edges[..., 1] - y, lower, mass[..., 0]) + _tail(y - law.edges[..., -2], upper, mass[..., -1])
+        return (left + right)[..., 1:-1].sum(-1) + tails
     outside = (y - y.clamp(law.edges[..., 0], law.edges[..., -1])).abs()
     return (left + right).sum(-1) + outside
+
+
+def _tail(beyond: Tensor, std: Tensor, mass: Tensor) -> Tensor:
+    """What a half-normal tail adds, for y that lies so far beyond its inner edge.
+
+    There F = mass q(u) with q(u) = 2 ndtr(-u) at u std beyond the edge, so that with t that of y the
+    integral is std (t - 2 mass (integral of q from 0 to t) + mass^2 (integral of q^2 from 0 on)).
+    """
+    t = beyond.clamp_min(0) / std
+    root = math.sqrt(2 / math.pi)
+    area = -root * torch.expm1(-t.square() / 2) + 2 * t * torch.special.ndtr(-t)
+    return std * (t - 2 * mass * area + mass.square() * (math.sqrt(2) - 1) * 2 / math.sqrt(math.pi))
 
 
 def _by_quantiles(law: Posterior, y: Tensor) -> Tensor:

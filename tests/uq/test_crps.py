@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -71,8 +71,10 @@ FAMILIES = {
     "student, df 6": lambda: elliptical(InverseGamma(3.0, 0.4)),
     "two scales": lambda: elliptical(TwoScales(0.04, 4.0)),
     "noisy functions": lambda: draws(0.3),
+    "members": lambda: Draws(torch.randn(4, 3, 2), torch.tensor([0.1, 0.2, 0.3, 0.4]), 0.1 + torch.rand(4, 3, 2)),
     "functions": lambda: draws(0.0),
     "histogram": binned,
+    "histogram with tails": lambda: replace(binned(), tails=True),
     "student noise, nu 1.2": lambda: Convolved(elliptical(Unit()), 0.4, 1.2),
     "student noise, nu 6": lambda: Convolved(elliptical(Unit()), torch.tensor([0.1, 9.0]), 6.0),
 }
@@ -117,7 +119,10 @@ def test_the_score_is_in_the_units_of_y(family):
     assert_close(expected_score(law.affine(scale, shift), y * scale + shift), expected_score(law, y) * scale)
 
 
-@pytest.mark.parametrize("family", ["gaussian", "student, df 6", "noisy functions", "functions", "histogram"])
+@pytest.mark.parametrize(
+    "family",
+    ["gaussian", "student, df 6", "noisy functions", "members", "functions", "histogram", "histogram with tails"],
+)
 def test_the_score_is_the_mean_distance_less_half_the_distance_of_two_draws(family):
     law, y = FAMILIES[family](), torch.randn(3, 2)
     first, second = law.rsample((2, 200_000), torch.Generator().manual_seed(1))
