@@ -1,23 +1,36 @@
 """Progress of long work, shown on a terminal and nowhere else."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.status import Status
+from rich.table import Column
 
 
 class _Listener(logging.Handler):
-    """Shows the messages of the fit in a status line."""
+    """Shows the messages of the fit."""
 
-    def __init__(self, status: Status, title: str) -> None:
+    def __init__(self, show: Callable[[str], None]) -> None:
         super().__init__()
-        self.status, self.title = status, title
+        self.show = show
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.status.update(f"{self.title}: {record.getMessage()}")
+        self.show(record.getMessage())
+
+
+@contextmanager
+def _listening(show: Callable[[str], None]) -> Iterator[None]:
+    log = logging.getLogger("kernelfield.models.fit")
+    listener, level = _Listener(show), log.level
+    log.addHandler(listener)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(listener)
+        log.setLevel(level)
 
 
 @contextmanager
@@ -26,16 +39,8 @@ def status(console: Console, title: str, *, doing: str = "fitting") -> Iterator[
     if not console.is_terminal:
         yield
         return
-    log = logging.getLogger("kernelfield.models.fit")
-    with console.status(f"{doing} {title}") as status:
-        listener, level = _Listener(status, title), log.level
-        log.addHandler(listener)
-        log.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            log.removeHandler(listener)
-            log.setLevel(level)
+    with console.status(f"{doing} {title}") as line, _listening(lambda text: line.update(f"{title}: {text}")):
+        yield
 
 
 @contextmanager
@@ -45,3 +50,20 @@ def bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], No
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total)
         yield lambda rows: progress.advance(task, rows)
+
+
+@contextmanager
+def race(console: Console, names: Sequence[str], total: int) -> Iterator[Callable[[str, str | None], None]]:
+    """A progress bar each, on a terminal; told a name alone it follows that one's fit, with a word it moves it on."""
+    state = TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(), state)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks = {name: progress.add_task(name, total=total, state="") for name in names}
+        running = [names[0]]
+
+        def tell(name: str, word: str | None) -> None:
+            running[0] = name
+            progress.update(tasks[name], advance=0 if word is None else 1, state="fitting" if word is None else word)
+
+        with _listening(lambda text: progress.update(tasks[running[0]], state=text)):
+            yield tell

@@ -9,6 +9,7 @@ for `kernelfield.load` too, only without its table.
 
 import json
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -19,14 +20,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kernelfield.data.encoding import Encoding
+from kernelfield.data.encoding import Encoded, Encoding
 from kernelfield.data.tables import Problem, listed
 from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.persistence import load, load_extra, save
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.models import zoo
 from kernelfield.uq.class_report import ClassReport
-from kernelfield.uq.classes import BINS, ClassEvaluation
+from kernelfield.uq.classes import ClassEvaluation, bins_for
 from kernelfield.uq.report import Report
 from kernelfield.uq.scores import Evaluation, baseline, evaluate
 
@@ -86,7 +87,7 @@ class Tabular(ABC):
 
     @classmethod
     def fit(cls, problem: Problem, name: str, seed: int, provenance: Provenance) -> tuple[Self, list[str]]:
-        """Fit a model of the zoo to a table; also what was done to the data, in sentences.
+        """Fit a model of the zoo to a table; also what was done to the data, and what it warned of, in sentences.
 
         Errors: ValueError for an unknown model, fewer than two rows or columns that cannot be
         encoded; MemoryError for more rows than an exact fit has room for.
@@ -98,11 +99,13 @@ class Tabular(ABC):
         encoded = encoding.apply(problem.features)
         y = cls.values(problem.target)
         start = time.perf_counter()
-        estimator.fit(encoded.frame, y)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            estimator.fit(encoded.frame, y)
         seconds = time.perf_counter() - start
-        empty = [f"column {name!r} holds no value and is left out" for name in encoding.empty]
+        warned = dict.fromkeys(str(warning.message) for warning in caught)
         fitted = cls(estimator, encoding, name, tuple(problem.target), len(y), seconds, provenance)
-        return fitted, [*empty, *encoded.notes, *estimator.notes_]
+        return fitted, [*remarks(encoding, encoded), *estimator.notes_, *warned]
 
     def save(self, path: str | Path) -> None:
         """Write the model to a folder, whole or not at all.
@@ -130,6 +133,11 @@ class Tabular(ABC):
         content = self.described(notes, None) | {"n_test": 0, "scores": None}
         learned = content["hyperparameters"].items()
         return content | {"hyperparameters": {k: v if np.isfinite(v).all() else None for k, v in learned}}
+
+
+def remarks(encoding: Encoding, encoded: Encoded) -> list[str]:
+    """What was done to the rows of a fit by their encoding, in sentences."""
+    return [*(f"column {name!r} holds no value and is left out" for name in encoding.empty), *encoded.notes]
 
 
 def load_table(path: str | Path) -> Tabular:
@@ -246,18 +254,13 @@ class TableClassifier(Tabular):
         return ClassReport(
             target=self.targets[0],
             classes=[str(label) for label in labels],
-            evaluation=ClassEvaluation.of(proba, [labels.index(label) for label in came], bins=_bins(len(came))),
+            evaluation=ClassEvaluation.of(proba, [labels.index(label) for label in came], bins=bins_for(len(came))),
             prior=self.estimator.class_prior_,
             **self.described([*notes, *_of_test(encoded.notes)], time.perf_counter() - start, **made),
         )
 
     def _probabilities(self, frame: pd.DataFrame, tick: Tick) -> np.ndarray:
         return np.concatenate([self.estimator.predict_proba(chunk) for chunk in _chunks(frame, tick)])
-
-
-def _bins(rows: int) -> int:
-    """Of confidence: ten rows each and more, so that a bin says something."""
-    return min(BINS, max(1, rows // 10))
 
 
 def _of_test(notes: Sequence[str]) -> list[str]:
@@ -290,8 +293,9 @@ def split(problem: Problem, share: float, seed: int) -> tuple[Problem, Problem]:
         )
     order = np.random.default_rng(seed).permutation(n)
     test, train = np.sort(order[:tested]), np.sort(order[tested:])
-    return _rows(problem, train), _rows(problem, test)
+    return part(problem, train), part(problem, test)
 
 
-def _rows(problem: Problem, rows: np.ndarray) -> Problem:
+def part(problem: Problem, rows: np.ndarray) -> Problem:
+    """Some rows of a problem, by position."""
     return Problem(problem.features.iloc[rows], problem.target.iloc[rows], problem.dropped)

@@ -1,6 +1,7 @@
 """Every model with a name fits a table from the command line, and its report is whole."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,17 @@ import pytest
 from typer.testing import CliRunner
 
 from kernelfield.cli import app
+from kernelfield.models.entry import FINITE, LEARNED, SPARSE, Entry
 from kernelfield.models.zoo import CLASSIFIERS, MODELS
 
 # Of one input where the model takes no more.
 SINGLE = {"time-series"}
+
+
+def names(entries: Mapping[str, Entry]) -> list[object]:
+    """Each name of the zoo; those that take long even of few rows are marked."""
+    long = {name for name, one in entries.items() if not one.quick and one.family in (FINITE, LEARNED, SPARSE)}
+    return [pytest.param(name, marks=pytest.mark.slow if name in long else ()) for name in entries]
 
 
 @pytest.fixture
@@ -28,7 +36,7 @@ def grid(*sizes: int) -> pd.DataFrame:
     return pd.DataFrame(columns | {"T": value}).sample(frac=1, random_state=0)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", names(MODELS))
 def test_a_regressor_ends_in_a_report(name, run):
     table = grid(40) if name in SINGLE else grid(10, 6)
     table.to_csv("data.csv", index=False)
@@ -41,7 +49,7 @@ def test_a_regressor_ends_in_a_report(name, run):
     assert name in Path("r.html").read_text()
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", names(CLASSIFIERS))
 def test_a_classifier_ends_in_a_report(name, run):
     table = grid(8, 6)
     table["kind"] = np.where(table.pop("T") > 0.7, "high", "low")

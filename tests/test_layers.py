@@ -21,7 +21,9 @@ SEES = {  # layer: the layers it may import from, beside itself
     "tabular": {"core", "models", "estimators", "uq", "data"},
     "progress": set(),
     "solving": {"core", "pde", "uq"},
-    "cli": {"core", "models", "estimators", "uq", "data", "tabular", "solving", "progress"},
+    "comparing": {"models", "data", "tabular", "uq"},
+    "commands": {"core", "models", "estimators", "uq", "data", "tabular", "comparing", "solving", "progress"},
+    "cli": {"core", "commands"},
     "__main__": {"cli"},
 }
 DOORS = {  # a heavy or optional package enters through these layers only
@@ -30,14 +32,14 @@ DOORS = {  # a heavy or optional package enters through these layers only
     "jinja2": {"uq"},
     "linear_operator": {"linalg", "kernels", "models"},
     "matplotlib": {"uq"},
-    "pandas": {"data", "tabular", "cli"},
+    "pandas": {"data", "tabular"},
     "pyarrow": {"data"},
     "pykeops": {"linalg"},
-    "rich": {"cli", "progress"},
-    "safetensors": {"estimators"},
-    "sklearn": {"core", "models", "estimators", "cli"},
+    "rich": {"commands", "progress"},
+    "safetensors": {"estimators", "models"},
+    "sklearn": {"core", "models", "estimators", "commands"},
     "sympy": {"pde"},
-    "typer": {"cli"},
+    "typer": {"cli", "commands"},
 }
 SINGLE = {"jinja2", "matplotlib", "pykeops", "botorch"}  # optional: one file imports it and names the extra
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base"}

@@ -6,7 +6,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from kernelfield.progress import bar, status
+from kernelfield.progress import bar, race, status
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -27,3 +27,18 @@ def test_a_bar_counts_rows_on_a_terminal(terminal: bool) -> None:
     with bar(Console(file=out, force_terminal=terminal, width=80), "testing", 4) as tick:
         tick(3)
     assert ("testing" in out.getvalue()) == terminal
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_race_shows_every_model_and_follows_the_one_that_runs(terminal: bool) -> None:
+    log = logging.getLogger("kernelfield.models.fit")
+    before = (list(log.handlers), log.level)
+    out = io.StringIO()
+    with race(Console(file=out, force_terminal=terminal, width=120), ["gp", "nngp"], 2) as tell:
+        tell("gp", None)
+        log.info("step seven")
+        tell("gp", "NLL 3.2")
+        tell("nngp", None)
+        log.info("step [nine]")
+    assert (list(log.handlers), log.level) == before
+    assert all((word in out.getvalue()) == terminal for word in ("gp", "nngp", "NLL 3.2", "1/2", "step [nine]"))

@@ -217,7 +217,7 @@ class FieldClassifier(ClassifierMixin, BaseEstimator):
         """What a function of standardised rows answers, block by block."""
         rows = self._inputs(X)
         with torch.no_grad():
-            blocks = rows.split(block_rows(self.n_samples_fit_))
+            blocks = rows.split(block_rows(self.surrogate_.footprint(self.n_samples_fit_)))
             return torch.cat([answer(block).cpu() for block in blocks])
 
     def _inputs(self, X: ArrayLike) -> Tensor:

@@ -22,7 +22,9 @@ from kernelfield.kernels.grid import GridKernel
 from kernelfield.kernels.matern import GeneralMatern
 from kernelfield.kernels.network import NetworkKernel
 from kernelfield.kernels.spectral import SpectralMixture, SpectralProduct
+from kernelfield.kernels.spherical import SphericalKernel
 from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic
+from kernelfield.models.neural.feature_kernel import FeatureKernel
 from kernelfield.models.scale_mixture import ScaleMixtureKernel
 
 Values = dict[str, Any]
@@ -95,6 +97,10 @@ _FORMS: dict[type[Kernel], _Form] = {
         {**_SHARED, **{name: operator.attrgetter(name) for name in ("arch", "kind", "shape", "missing", "graph")}},
         ("scales",),
     ),
+    SphericalKernel: _Form(
+        {**_ARD, **{name: operator.attrgetter(name) for name in ("family", "depth", "nu")}},
+        ("lengthscale", "outputscale", "reach"),
+    ),
     SpectralMixture: _spectral("weights", "lengthscales"),
     SpectralProduct: _spectral("weights", "lengthscales", "outputscale"),
     GridKernel: _Form(
@@ -112,6 +118,15 @@ _FORMS: dict[type[Kernel], _Form] = {
     kernels.ConstantKernel: _Form(_SHARED, ("constant",)),
     kernels.ScaleKernel: _Form({**_SHARED, "base_kernel": operator.attrgetter("base_kernel")}, ("outputscale",)),
     ScaleMixtureKernel: _Form({**_SHARED, **{name: operator.attrgetter(name) for name in ("base_kernel", "mixing")}}),
+    FeatureKernel: _Form(
+        {
+            **_SHARED,
+            **{
+                name: operator.attrgetter(name)
+                for name in ("base_kernel", "network", "features", "centre", "spread", "bound")
+            },
+        }
+    ),
     kernels.AdditiveKernel: _Form(_INSIDE),
     kernels.ProductKernel: _Form(_INSIDE),
 }

@@ -26,14 +26,17 @@ from kernelfield.estimators.kernel_records import put_together, take_apart
 from kernelfield.estimators.layer_records import LAYERS
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.estimators.scaling import Affine, Scaled
+from kernelfield.kernels.universal_features import UniversalFeatures
 from kernelfield.linalg.dense import Dense
 from kernelfield.linalg.kronecker import Kronecker
 from kernelfield.linalg.latent import Latent, Uneven
 from kernelfield.linalg.state_space import StateSpace
 from kernelfield.models.axes import Axes, Cells
+from kernelfield.models.collapsed import RegressionSums
 from kernelfield.models.conditioned import FittedProcess
 from kernelfield.models.dirichlet import DirichletClassifier, FittedDirichlet
 from kernelfield.models.evidence import Fit, Trend
+from kernelfield.models.expansion import FittedExpansion
 from kernelfield.models.fit import Search
 from kernelfield.models.flow import FittedGradientFlow, GradientFlow, Modes
 from kernelfield.models.grid import FittedGrid, GridProcess
@@ -41,9 +44,34 @@ from kernelfield.models.grid_evidence import Layout, Regression
 from kernelfield.models.infinitely_deep import FittedInfinitelyDeep, InfinitelyDeepClassifier
 from kernelfield.models.laplace import FittedLaplace, LaplaceClassifier
 from kernelfield.models.logistic import Logistic
+from kernelfield.models.neural.curvature import Tangent
+from kernelfield.models.neural.deep_kernel import Course, DeepKernel, FittedDeepKernel
+from kernelfield.models.neural.deep_kernel_machine import DeepKernelMachine, FittedDeepKernelMachine
+from kernelfield.models.neural.diagnostics import Diagnosis
+from kernelfield.models.neural.dropout import FittedDropout, MCDropout
+from kernelfield.models.neural.ensemble import Ensemble, EnsembleClassifier, FittedEnsemble, FittedEnsembleClassifier
+from kernelfield.models.neural.function_space import FittedFunctionSpace, FunctionSpace
+from kernelfield.models.neural.function_space_classifier import FittedFunctionSpaceClassifier, FunctionSpaceClassifier
+from kernelfield.models.neural.functional_prior import FittedFunctionalPrior, FunctionalPrior
+from kernelfield.models.neural.gram_machine import Machine
+from kernelfield.models.neural.laplace import FittedLaplaceNetwork, LaplaceNetwork
+from kernelfield.models.neural.laplace_classifier import FittedLaplaceNetworkClassifier, LaplaceNetworkClassifier
+from kernelfield.models.neural.laplace_forms import FunctionalLaw, LowRankLaw, RotatedLaw, WeightsLaw
+from kernelfield.models.neural.last_layer import Features, FittedLastLayer, LastLayer, Moments
 from kernelfield.models.neural.network import Network
+from kernelfield.models.neural.prior_checkpoint import Checkpoint
+from kernelfield.models.neural.prior_fitted import FittedPriorFitted, PriorFitted
+from kernelfield.models.neural.sampled import HMC, NUTS, SGHMC, FittedSampled, SampledNetworks
+from kernelfield.models.neural.sampled_classifier import FittedSampledClassifier, SampledClassifier
+from kernelfield.models.neural.set_transformer import Architecture
+from kernelfield.models.neural.swag import SWAG
+from kernelfield.models.neural.tangent_features import TangentFeatures
+from kernelfield.models.neural.train import Training
+from kernelfield.models.orthogonal import SphericalBasis, SphericalProcess
 from kernelfield.models.process import Process
+from kernelfield.models.random_features import DeepBasis, FourierBasis, RandomFeatureProcess, UniversalBasis
 from kernelfield.models.softmax import Softmax
+from kernelfield.models.sparse import InducingInputs, SparseProcess
 from kernelfield.models.spectral import Spectral
 from kernelfield.models.student_noise import FittedRobustProcess, RobustProcess
 from kernelfield.models.support_vector import FittedSupportVector, SupportVectorClassifier
@@ -97,10 +125,76 @@ _MODELS = (
 _LAWS = (BetaPrime, BurrXII, Gamma, Grid, HalfCauchy, InverseGamma, LogNormal, Unit)
 _GRIDS = (Axes, Cells, Kronecker, Latent, Layout, Regression, Uneven)
 _TENSORS = (Core, Mode, Precision)
-_NEURAL = (Network,)
+_SAMPLED = (
+    HMC,
+    NUTS,
+    SGHMC,
+    Diagnosis,
+    FittedFunctionalPrior,
+    FittedSampled,
+    FittedSampledClassifier,
+    FunctionalPrior,
+    SampledClassifier,
+    SampledNetworks,
+)
+_NEURAL = (
+    Architecture,
+    Checkpoint,
+    Course,
+    DeepKernel,
+    DeepKernelMachine,
+    Ensemble,
+    EnsembleClassifier,
+    FittedDeepKernel,
+    FittedDeepKernelMachine,
+    FittedDropout,
+    FittedEnsemble,
+    FittedEnsembleClassifier,
+    FittedFunctionSpace,
+    FittedFunctionSpaceClassifier,
+    FittedPriorFitted,
+    FunctionSpace,
+    FunctionSpaceClassifier,
+    MCDropout,
+    Machine,
+    Network,
+    PriorFitted,
+    SWAG,
+    TangentFeatures,
+    Training,
+)
+_LAPLACE = (
+    Features,
+    FittedLaplaceNetwork,
+    FittedLaplaceNetworkClassifier,
+    FittedLastLayer,
+    FunctionalLaw,
+    LaplaceNetwork,
+    LaplaceNetworkClassifier,
+    LastLayer,
+    LowRankLaw,
+    Moments,
+    RotatedLaw,
+    Tangent,
+    WeightsLaw,
+)
+_SPARSE = (
+    DeepBasis,
+    FittedExpansion,
+    FourierBasis,
+    InducingInputs,
+    RandomFeatureProcess,
+    RegressionSums,
+    SparseProcess,
+    SphericalBasis,
+    SphericalProcess,
+    UniversalBasis,
+    UniversalFeatures,
+)
 _PARTS = (Affine, Data, Dense, Fit, Scaled, Search, Spline, Trend, YeoJohnson)
 RECORDS: dict[str, type] = {
-    kind.__name__: kind for kind in (*_CLASSIFIERS, *_MODELS, *_LAWS, *_GRIDS, *_TENSORS, *_NEURAL, *_PARTS)
+    kind.__name__: kind
+    for kind in (*_CLASSIFIERS, *_MODELS, *_LAWS, *_GRIDS, *_TENSORS, *_NEURAL, *_SAMPLED, *_LAPLACE, *_SPARSE, *_PARTS)
 } | LAYERS
 _NAMES = {kind: name for name, kind in RECORDS.items()}
 

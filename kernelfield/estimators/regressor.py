@@ -25,7 +25,7 @@ from kernelfield.core.posterior import Elliptical, Posterior
 from kernelfield.estimators.scaling import Affine, Scaled
 from kernelfield.models.process import Process
 
-# Entries of a block's cross-covariance: 8 MiB, beyond which matrix products gain no speed.
+# Numbers of a block, such as its cross-covariance: 8 MiB, beyond which matrix products gain no speed.
 # A law takes a few matrices of this size.
 BLOCK = 2**20
 LEAST_ROWS = 256  # of a block: fewer would waste time on the overhead of each
@@ -224,7 +224,7 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             yield self._law(X[start : start + rows])
 
     def _rows(self) -> int:
-        return block_rows(self.n_samples_fit_)
+        return block_rows(self.surrogate_.footprint(self.n_samples_fit_))
 
     def _law(self, X: np.ndarray, *, noise: bool = True) -> Posterior:
         where = self.surrogate_.to_model_X.shift.device
@@ -264,9 +264,9 @@ def _model(model: Model | None) -> Model:
     return model
 
 
-def block_rows(fitted: int) -> int:
-    """How many rows to predict at once, after a fit to so many."""
-    return max(LEAST_ROWS, BLOCK // fitted)
+def block_rows(footprint: int) -> int:
+    """How many rows to predict at once, where each takes so many numbers."""
+    return max(LEAST_ROWS, BLOCK // footprint)
 
 
 def refuse_repeated_names(X: ArrayLike) -> None:

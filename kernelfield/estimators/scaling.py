@@ -14,6 +14,7 @@ from torch import Tensor
 from kernelfield.core.contracts import Data, Surrogate
 from kernelfield.core.posterior import Posterior
 from kernelfield.models.conditioned import FittedProcess
+from kernelfield.models.expansion import FittedExpansion
 from kernelfield.models.grid import FittedGrid
 from kernelfield.models.student_noise import FittedRobustProcess
 from kernelfield.models.tensor import FittedTensor
@@ -63,6 +64,9 @@ class Scaled(Surrogate):
     def outputs(self) -> int:
         return self.inner.outputs
 
+    def footprint(self, rows: int) -> int:
+        return self.inner.footprint(rows)
+
     @property
     def log_evidence(self) -> float:
         """The log density of the training targets, in nats, y in the user's units.
@@ -70,9 +74,25 @@ class Scaled(Surrogate):
         Errors: NotImplementedError if the model has no evidence.
         """
         if not isinstance(self.inner, FittedProcess | FittedRobustProcess | FittedWarped | FittedGrid):
-            raise NotImplementedError(f"{type(self.inner).__name__} has no evidence; compare models by their scores")
+            bounded = isinstance(self.inner, FittedExpansion)
+            remedy = "log_bound is a lower bound of it" if bounded else "compare models by their scores"
+            raise NotImplementedError(f"{type(self.inner).__name__} has no evidence; {remedy}")
         rows = self.inner.cells.rows if isinstance(self.inner, FittedGrid) else len(self.inner.data.X)
-        return float(self.inner.log_evidence) - rows * float(self.to_model_y.scale.log().sum())
+        return self._density(self.inner.log_evidence, rows)
+
+    @property
+    def log_bound(self) -> float:
+        """A lower bound of the log density of the training targets, in nats, y in the user's units.
+
+        Errors: NotImplementedError if the model is not one of basis functions.
+        """
+        if not isinstance(self.inner, FittedExpansion):
+            raise NotImplementedError(f"{type(self.inner).__name__} has no bound of its evidence")
+        return self._density(self.inner.log_bound, self.inner.moments.rows)
+
+    def _density(self, inside: float, rows: int) -> float:
+        """A log density of `rows` targets in model units, in those of the user."""
+        return float(inside) - rows * float(self.to_model_y.scale.log().sum())
 
     def posterior(self, X: Tensor, *, noise: bool = False) -> Posterior:
         law = self.inner.posterior(self.to_model_X(X), noise=noise)
@@ -95,11 +115,14 @@ class Scaled(Surrogate):
                 values[name] = (
                     torch.as_tensor(value).to(square) * self.to_model_X.scale[int(kernel.split(".")[1])]
                 ).tolist()
-            elif last == "lengthscale" and isinstance(self.inner, FittedProcess | FittedRobustProcess | FittedGrid):
+            elif last == "lengthscale" and isinstance(
+                self.inner, FittedProcess | FittedRobustProcess | FittedGrid | FittedExpansion
+            ):
                 scale = self.to_model_X.scale
                 if isinstance(self.inner, FittedGrid):  # "axes.1.lengthscale" and what is inside such a kernel
                     scale = scale[list(self.inner.kernel.columns[int(kernel.split(".")[1])])]
-                dims = self.inner.kernel.get_submodule(kernel).active_dims
+                inside = self.inner.kernel
+                dims = None if inside is None else inside.get_submodule(kernel).active_dims
                 scale = scale if dims is None else scale[dims]
                 lengths = torch.as_tensor(value).to(scale).reshape(-1)
                 if lengths.shape == scale.shape:

@@ -26,6 +26,7 @@ FULL_ENOUGH = 0.5  # a table with more than this share of the cells is a grid wh
 LEAST_SHARE = 0.02  # of the cells: with fewer, a grid of mostly missing cells costs more than its rows
 LEAST_ROWS = 2  # a value on an axis, on average: scattered points have one row a value
 FEW_PAIRS = 4  # times fewer pairs of values of two columns than there could be: they move together
+ANYWHERE = "another model, such as Process (gp on the command line), which takes points anywhere"
 VECTORS = 12  # of one number a cell and output, alive at once in a fit
 
 
@@ -173,7 +174,7 @@ def _require_grid(X: Tensor, axes: Axes, distinct: int, places: list[Tensor]) ->
     if share >= LEAST_SHARE and LEAST_ROWS * max(axes.shape) <= distinct and not together:
         return
     sizes = " x ".join(str(size) for size in axes.shape)
-    advice = together or "use another model, such as Process, which takes points anywhere"
+    advice = together or f"use {ANYWHERE}"
     raise ValueError(
         f"the {distinct} distinct rows are no grid: their columns take {sizes} different values, and a grid of "
         f"them has {axes.cells} cells, of which {100 * share:.2g}% are there; {advice}"
@@ -191,7 +192,7 @@ def _together(axes: Axes, distinct: int, places: list[Tensor]) -> str:
                 others = [(c,) for c in range(len(places)) if c not in (i, j)]
                 return (
                     f"columns {i} and {j} come in {pairs} pairs, so they may be one axis: GridProcess("
-                    f"axes={[(i, j), *others]}); or use another model, such as Process"
+                    f"axes={[(i, j), *others]}); or use {ANYWHERE}"
                 )
     return ""
 

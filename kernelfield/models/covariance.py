@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ class Covariance(ABC):
     """A kernel on the inputs X (n, d) of a fit, with p free parameters."""
 
     kernel: Kernel
+    raw: list[Any]  # GPyTorch's parameters behind theta, in its order
     graph_free: bool  # whether it works under torch.inference_mode, which is quicker
 
     @abstractmethod

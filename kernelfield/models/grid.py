@@ -25,7 +25,7 @@ from kernelfield.core.posterior import Elliptical
 from kernelfield.kernels.grid import DIFFERENT, GridKernel, checked_columns
 from kernelfield.kernels.named import named
 from kernelfield.kernels.spectral import SpectralProduct
-from kernelfield.models.axes import LEAST_SHARE, TOLERANCE, Axes, Cells, gather, place, recognise, tabulate
+from kernelfield.models.axes import ANYWHERE, LEAST_SHARE, TOLERANCE, Axes, Cells, gather, place, recognise, tabulate
 from kernelfield.models.covariance import matrix, named_values
 from kernelfield.models.evidence import Trend
 from kernelfield.models.fit import Search, minimise
@@ -373,7 +373,7 @@ class FittedGrid(Surrogate):
         if LEAST_SHARE * axes.cells > len(joined.X):
             raise ValueError(
                 f"the new points make a grid of {axes.cells} cells, of which {len(joined.X)} have data; refit "
-                "them with a model that takes points anywhere, such as Process"
+                f"them with {ANYWHERE}"
             )
         new = place(axes, cells, joined)
         new = replace(

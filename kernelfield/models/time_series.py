@@ -28,6 +28,7 @@ from kernelfield.models.search import check_settings, kernel_for, race
 TrendKind = Literal["constant", "zero", "linear"]
 
 MATERNS = ("matern12", "matern32", "matern52")
+STATE = 64  # numbers a point, about, that smoothing keeps: means and covariances before and after a row is seen
 
 
 @dataclass(eq=False, repr=False)
@@ -125,6 +126,9 @@ class FittedTimeSeries(FittedProcess):
     """A time series conditioned on data: predictions of q points take O(n + q), their joint law O(n q + q^3)."""
 
     solver: StateSpace  # type: ignore[assignment]
+
+    def footprint(self, rows: int) -> int:
+        return STATE
 
     def posterior(self, X: Tensor, *, noise: bool = False) -> Elliptical:
         flat = X.reshape(-1, 1)

@@ -215,6 +215,9 @@ class FittedVariational(FittedClassifier):
     def outputs(self) -> int:
         return self.mean.shape[1]
 
+    def footprint(self, rows: int) -> int:
+        return len(self.Z)
+
     def latent(self, X: Tensor) -> Elliptical:
         batch, flat = X.shape[:-1], X.reshape(-1, X.shape[-1])
         w = self.solver.whiten(matrix(self.kernel, self.Z, flat))

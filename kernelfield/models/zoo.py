@@ -1,66 +1,195 @@
-"""Models by name, for the command line and for tables."""
+"""Models by name, for the command line and for tables; and which to try first on how many rows."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from kernelfield.core.contracts import Model
 from kernelfield.core.mixing import InverseGamma
 from kernelfield.core.mixing_laws import BurrXII
 from kernelfield.models.dirichlet import DirichletClassifier
+from kernelfield.models.entry import ANY, EXACT, GAUSSIAN, SPARSE, STRUCTURED, TAILS, WIDE, Entry
 from kernelfield.models.grid import GridProcess
 from kernelfield.models.infinitely_deep import InfinitelyDeepClassifier
 from kernelfield.models.laplace import LaplaceClassifier
+from kernelfield.models.orthogonal import SphericalProcess
 from kernelfield.models.process import Process
+from kernelfield.models.random_features import RandomFeatureProcess
+from kernelfield.models.sparse import SparseProcess
 from kernelfield.models.spectral import Spectral
 from kernelfield.models.support_vector import SupportVectorClassifier
 from kernelfield.models.tensor import TensorProcess
 from kernelfield.models.time_series import TimeSeriesProcess
 from kernelfield.models.variational import VariationalClassifier
 from kernelfield.models.warped import Warped
+from kernelfield.models.zoo_networks import NETWORK_CLASSIFIERS, NETWORKS
 
-MODELS: dict[str, tuple[str, Callable[[], Model]]] = {
-    "gp": ("Gaussian process, Matern-5/2: a safe first choice", Process),
-    "gp-matern32": ("Gaussian process, Matern-3/2: for rougher functions", lambda: Process("matern32")),
-    "gp-rbf": ("Gaussian process, RBF: for very smooth functions", lambda: Process("rbf")),
-    "gp-rq": ("Gaussian process, rational quadratic: for several lengthscales at once", lambda: Process("rq")),
-    "gp-linear": ("Gaussian process about a linear trend: extrapolates along it", lambda: Process(mean="linear")),
-    "nngp": ("infinitely wide Bayesian network, three ReLU layers", lambda: Process("nngp")),
-    "ntk": ("infinitely wide network trained by gradient descent, as a prior", lambda: Process("ntk")),
-    "erf-nngp": ("infinitely wide Bayesian network, three erf layers: smoother", lambda: Process("erf-nngp")),
-    "gp-robust": (
+MOST = 6  # models to try first
+PATIENCE = 1000  # rows up to which those that are not quick are among them
+
+_REGRESSORS = (
+    Entry("gp", "Gaussian process, Matern-5/2: a safe first choice", Process, GAUSSIAN),
+    Entry("gp-matern32", "Gaussian process, Matern-3/2: for rougher functions", lambda: Process("matern32"), GAUSSIAN),
+    Entry("gp-rbf", "Gaussian process, RBF: for very smooth functions", lambda: Process("rbf"), GAUSSIAN),
+    Entry(
+        "gp-rq",
+        "Gaussian process, rational quadratic: for several lengthscales at once",
+        lambda: Process("rq"),
+        GAUSSIAN,
+    ),
+    Entry(
+        "gp-linear",
+        "Gaussian process about a linear trend: extrapolates along it",
+        lambda: Process(mean="linear"),
+        GAUSSIAN,
+    ),
+    Entry("nngp", "infinitely wide Bayesian network, three ReLU layers", lambda: Process("nngp"), WIDE, quick=False),
+    Entry(
+        "ntk",
+        "infinitely wide network trained by gradient descent, as a prior",
+        lambda: Process("ntk"),
+        WIDE,
+        quick=False,
+    ),
+    Entry(
+        "erf-nngp",
+        "infinitely wide Bayesian network, three erf layers: smoother",
+        lambda: Process("erf-nngp"),
+        WIDE,
+        quick=False,
+    ),
+    Entry(
+        "gp-robust",
         "Gaussian process with Student-t noise: outliers hardly count",
         lambda: Process(noise="student_t"),
+        TAILS,
+        quick=False,
     ),
-    "grid": ("Gaussian process on a grid: exact at a million cells, some of which may be missing", GridProcess),
-    "tensor": ("functional tensor decomposition: each column an index of its own function", TensorProcess),
-    "time-series": ("Gaussian process of one input, in time that grows with the rows alone", TimeSeriesProcess),
-    "student-t": (
+    Entry(
+        "grid",
+        "Gaussian process on a grid: exact at a million cells, some of which may be missing",
+        GridProcess,
+        STRUCTURED,
+        rows=(4, ANY),
+        inputs=(1, 4),
+        table=False,
+    ),
+    Entry(
+        "tensor",
+        "functional tensor decomposition: each column an index of its own function",
+        TensorProcess,
+        STRUCTURED,
+        rows=(20, ANY),
+        inputs=(2, ANY),
+        table=False,
+    ),
+    Entry(
+        "time-series",
+        "Gaussian process of one input, in time that grows with the rows alone",
+        TimeSeriesProcess,
+        STRUCTURED,
+        rows=(2, ANY),
+        inputs=(1, 1),
+    ),
+    Entry(
+        "student-t",
         "Student-t process: intervals widen when the data surprise the prior",
         lambda: Process(mixing=InverseGamma.student(5.0)),
+        TAILS,
     ),
-    "burr": (
+    Entry(
+        "burr",
         "scale mixture with a Burr XII law: heavy tails of a learned shape",
         lambda: Process(mixing=BurrXII(2.0, 2.0), learn_mixing=True),
+        TAILS,
     ),
-    "spectral": ("spectral mixture: finds the frequencies of the data and extrapolates them", Spectral),
-    "warped": ("Gaussian process of a transformed target, for skewed or heavy-tailed values", Warped),
-}
-CLASSIFIERS: dict[str, tuple[str, Callable[[], Model]]] = {
-    "gpc": ("Gaussian process classifier, Laplace's approximation: a safe first choice", LaplaceClassifier),
-    "gpc-dirichlet": (
-        "one regression a class, of log Dirichlet variables: quick",
-        DirichletClassifier,
+    Entry(
+        "spectral",
+        "spectral mixture: finds the frequencies of the data and extrapolates them",
+        Spectral,
+        GAUSSIAN,
+        rows=(20, EXACT),
+        quick=False,
     ),
-    "infinitely-deep": (
+    Entry(
+        "warped",
+        "Gaussian process of a transformed target, for skewed or heavy-tailed values",
+        Warped,
+        TAILS,
+        rows=(20, EXACT),
+    ),
+    Entry(
+        "gp-sparse",
+        "sparse Gaussian process, inducing points: a safe first choice for many rows",
+        SparseProcess,
+        SPARSE,
+        rows=(1000, ANY),
+    ),
+    Entry(
+        "gp-spherical",
+        "sparse process in features of a network, on a sphere: for many rows of many columns",
+        SphericalProcess,
+        SPARSE,
+        rows=(1000, ANY),
+        quick=False,
+    ),
+    Entry(
+        "random-features",
+        "linear regression on random features of a kernel: quick for many rows",
+        RandomFeatureProcess,
+        SPARSE,
+        rows=(1000, ANY),
+    ),
+    *NETWORKS,
+)
+_CLASSIFIERS = (
+    Entry(
+        "gpc", "Gaussian process classifier, Laplace's approximation: a safe first choice", LaplaceClassifier, GAUSSIAN
+    ),
+    Entry("gpc-dirichlet", "one regression a class, of log Dirichlet variables: quick", DirichletClassifier, GAUSSIAN),
+    Entry(
+        "infinitely-deep",
         "infinitely deep network: a vote of all rows, nothing to learn; for few inputs",
         InfinitelyDeepClassifier,
+        WIDE,
+        rows=(2, ANY),
+        inputs=(1, 5),
     ),
-    "ntk-svm": (
+    Entry(
+        "ntk-svm",
         "support-vector machine of an infinitely wide network, with calibrated probabilities",
         SupportVectorClassifier,
+        WIDE,
+        rows=(20, EXACT),
     ),
-    "gpc-sparse": ("sparse variational classifier: for many rows", VariationalClassifier),
-}
+    Entry(
+        "gpc-sparse",
+        "sparse variational classifier: for many rows",
+        VariationalClassifier,
+        GAUSSIAN,
+        rows=(2, ANY),
+        quick=False,
+    ),
+    *NETWORK_CLASSIFIERS,
+)
+MODELS: Mapping[str, Entry] = {entry.name: entry for entry in _REGRESSORS}
+CLASSIFIERS: Mapping[str, Entry] = {entry.name: entry for entry in _CLASSIFIERS}
+
+# In the order in which they are worth a try; unlike in kind first, as such tell more than the next kernel would.
+# Those that suit the rows are taken: exact processes of few rows, sparse ones of many.
+_FIRST = (
+    "gp",
+    "time-series",
+    "gp-sparse",
+    "nngp",
+    "warped",
+    "random-features",
+    "ensemble",
+    "last-layer",
+    "gp-matern32",
+    "student-t",
+    "gp-linear",
+)
+_FIRST_CLASSIFIERS = ("gpc", "ntk-svm", "gpc-dirichlet", "infinitely-deep", "gpc-sparse", "ensemble-classifier")
 
 
 def model(name: str) -> Model:
@@ -71,7 +200,7 @@ def model(name: str) -> Model:
     >>> model("gp-rbf").kernel
     'rbf'
     """
-    return _named(name, MODELS)
+    return entry(name, MODELS).make()
 
 
 def classifier(name: str) -> Model:
@@ -82,11 +211,31 @@ def classifier(name: str) -> Model:
     >>> classifier("gpc").kernel is None
     True
     """
-    return _named(name, CLASSIFIERS)
+    return entry(name, CLASSIFIERS).make()
 
 
-def _named(name: str, known: dict[str, tuple[str, Callable[[], Model]]]) -> Model:
-    if name not in known:
-        near = difflib.get_close_matches(name, known) or list(known)
+def entry(name: str, among: Mapping[str, Entry]) -> Entry:
+    """What is known of a name.
+
+    Errors: ValueError if it is not among them, with those that are near.
+    """
+    if name not in among:
+        near = difflib.get_close_matches(name, among) or list(among)
         raise ValueError(f"no model is called {name!r}; did you mean {' or '.join(near)}?")
-    return known[name][1]()
+    return among[name]
+
+
+def suggested(n: int, d: int, *, classes: bool = False) -> list[str]:
+    """The models to try first on n rows of d inputs, the best guess first: two to six names.
+
+    >>> suggested(300, 8)
+    ['gp', 'nngp', 'warped', 'ensemble', 'last-layer', 'gp-matern32']
+    >>> suggested(100_000, 8)
+    ['gp-sparse', 'random-features', 'ensemble', 'last-layer']
+    """
+    names, among = (_FIRST_CLASSIFIERS, CLASSIFIERS) if classes else (_FIRST, MODELS)
+    able = [name for name in names if among[name].takes(d)]
+    suited = [name for name in able if among[name].suits(n, d) and (among[name].quick or n <= PATIENCE)]
+    # Where few suit, those that stretch furthest are the least wrong.
+    rest = sorted(set(able) - set(suited), key=lambda name: (-among[name].rows[1], able.index(name)))
+    return [*suited, *rest[: max(0, 2 - len(suited))]][:MOST]

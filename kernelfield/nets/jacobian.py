@@ -76,6 +76,8 @@ class Factored(Group):
             pairs = [calls[name][0] for name in self.names]
             slopes = _slopes(f, [z for _, z in pairs], differentiable=x.requires_grad)
         layers = [self.module.get_submodule(name) for name in self.names]
+        if not x.requires_grad:  # the inputs of a layer still lead to the copies of the parameters before it
+            pairs = [(h.detach(), z) for h, z in pairs]
         return [_share(layer, h, s) for layer, (h, _), s in zip(layers, pairs, slopes, strict=True)]
 
 

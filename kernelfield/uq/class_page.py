@@ -70,7 +70,7 @@ def _figures(classes: list[str], evaluation: ClassEvaluation) -> Iterator[dict[s
         )
 
 
-def reliability(points: Reliability, *, prefix: str) -> str:
+def reliability(points: Reliability, *, prefix: str, size: tuple[float, float] = plots.SIZE) -> str:
     """The share of rows predicted rightly against the confidence, in bins of equal numbers of rows."""
     pairs = zip(points.count.tolist(), points.confidence.clip(0, 1), strict=True)
     low, high = np.array([band(n, p) for n, p in pairs]).T
@@ -83,7 +83,7 @@ def reliability(points: Reliability, *, prefix: str) -> str:
         start = min(float(low.min()), float(share.min()), float(promised.min())) - 0.03
         axes.set(xlabel="confidence", ylabel="share that was right", xlim=(start, 1.02), ylim=(start, 1.04))
 
-    return plots.svg(draw, prefix)
+    return plots.svg(draw, prefix, size)
 
 
 def histogram(confidence: np.ndarray, hit: np.ndarray, *, prefix: str) -> str:

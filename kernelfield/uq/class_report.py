@@ -15,11 +15,12 @@ from importlib import import_module
 
 import numpy as np
 
-from kernelfield.uq.classes import LEAST, ClassEvaluation
+from kernelfield.uq.classes import ClassEvaluation
 from kernelfield.uq.report import plain
 from kernelfield.uq.verdict import FEWEST, Verdict, compared
 
 GAINS = ("log_loss", "brier")  # scores whose zero is perfection, so that shares of them mean something
+RULE = "always predicting the shares of the training rows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,20 +84,7 @@ class ClassReport:
 
     def verdicts(self) -> list[Verdict]:
         """Are the probabilities honest, and is the model any good?"""
-        own, other = _losses(self.evaluation), _losses(self.baseline)
-        return [self._honesty(), compared(own, other, "log loss", "always predicting the shares of the training rows")]
-
-    def _honesty(self) -> Verdict:
-        scores = self.scores()
-        found = f"The expected calibration error is {scores['ece']:.1%}"
-        allowed = f"honest probabilities have {scores['ece_null_low']:.1%} to {scores['ece_null_high']:.1%} (90% band)"
-        if self.n_test < FEWEST:
-            return Verdict("open", "Too few rows to judge the probabilities", f"{found}; {allowed}.")
-        if scores["ece"] <= scores["ece_null_high"]:
-            return Verdict("good", "Probabilities keep their promise", f"{found}; {allowed} on as many rows.")
-        sure = float(self.evaluation.probabilities.max(1).mean()) > scores["accuracy"]
-        title = "Probabilities are too sure" if sure else "Probabilities are not sure enough"
-        return Verdict("bad", title, f"{found}, more than chance explains; {allowed} on as many rows.")
+        return [honesty(self.evaluation), compared(self.evaluation.losses, self.baseline.losses, "log loss", RULE)]
 
     def to_dict(self) -> dict[str, object]:
         """The content in plain numbers, lists and text; strict JSON, where null is what has no finite value."""
@@ -130,7 +118,15 @@ class ClassReport:
         return import_module("kernelfield.uq.class_page").render(self.to_dict(), self.evaluation)
 
 
-def _losses(evaluation: ClassEvaluation) -> np.ndarray:
-    """The log loss of each row, in nats."""
-    said = evaluation.probabilities[np.arange(len(evaluation.labels)), evaluation.labels]
-    return -np.log(np.maximum(said, LEAST))
+def honesty(evaluation: ClassEvaluation) -> Verdict:
+    """Whether probabilities are as right as they say."""
+    scores, n = evaluation.scores(), len(evaluation.labels)
+    found = f"The expected calibration error is {scores['ece']:.1%}"
+    allowed = f"honest probabilities have {scores['ece_null_low']:.1%} to {scores['ece_null_high']:.1%} (90% band)"
+    if n < FEWEST:
+        return Verdict("open", "Too few rows to judge the probabilities", f"{found}; {allowed}.")
+    if scores["ece"] <= scores["ece_null_high"]:
+        return Verdict("good", "Probabilities keep their promise", f"{found}; {allowed} on as many rows.")
+    sure = float(evaluation.probabilities.max(1).mean()) > scores["accuracy"]
+    title = "Probabilities are too sure" if sure else "Probabilities are not sure enough"
+    return Verdict("bad", title, f"{found}, more than chance explains; {allowed} on as many rows.")

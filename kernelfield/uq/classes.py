@@ -25,6 +25,7 @@ Uncertainty Calibration"; Brocker & Smith (2007), "Increasing the
 Reliability of Reliability Diagrams", for the null.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,10 +99,21 @@ class ClassEvaluation:
             raise ValueError(f"bins must be at least 1, got {bins}")
         return cls(p, y, bins)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence["ClassEvaluation"]) -> "ClassEvaluation":
+        """The evaluation of all rows, from those of parts, with bins as `bins_for` gives them."""
+        labels = np.concatenate([part.labels for part in parts])
+        return cls.of(np.concatenate([part.probabilities for part in parts]), labels, bins=bins_for(len(labels)))
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The log loss (n,) of each row, in nats."""
+        said = self.probabilities[np.arange(len(self.labels)), self.labels]
+        return -np.log(np.maximum(said, LEAST))
+
     @property
     def log_loss(self) -> float:
-        said = self.probabilities[np.arange(len(self.labels)), self.labels]
-        return float(-np.log(np.maximum(said, LEAST)).mean())
+        return float(self.losses.mean())
 
     @property
     def brier(self) -> float:
@@ -180,6 +192,11 @@ class ClassEvaluation:
             "ece_null_low": null.low,
             "ece_null_high": null.high,
         }
+
+
+def bins_for(rows: int) -> int:
+    """Bins for a set of rows: ten rows each and more, so that a bin says something."""
+    return min(BINS, max(1, rows // 10))
 
 
 def _folded(mean: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -53,6 +53,18 @@ def fill(
     content: Mapping[str, Any], sections: Sequence[Mapping[str, Any]], overall: Sequence[Mapping[str, str]], words: str
 ) -> str:
     """The template's page: a section of figures each, the overall scores, and words that explain them."""
+    return written(
+        "report.html.j2",
+        content,
+        sections=sections,
+        overall=overall,
+        explained=words,
+        choices=list(_choices(content["hyperparameters"], content["features"])),
+    )
+
+
+def written(template: str, content: Mapping[str, Any], **more: Any) -> str:
+    """A template of this folder, filled in."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -61,13 +73,7 @@ def fill(
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    return environment.get_template("report.html.j2").render(
-        content,
-        sections=sections,
-        overall=overall,
-        explained=words,
-        choices=list(_choices(content["hyperparameters"], content["features"])),
-    )
+    return environment.get_template(template).render(content, **more)
 
 
 def number(value: object, form: str = "") -> str:

@@ -59,7 +59,7 @@ ALONE: dict[Any, Any] = {
 DOTS = 150  # of a picture, per inch
 
 
-def calibration(curve: Curve, *, prefix: str) -> str:
+def calibration(curve: Curve, *, prefix: str, size: tuple[float, float] = SIZE) -> str:
     """Observed against promised coverage, with its band."""
 
     def draw(axes: Axes) -> None:
@@ -68,7 +68,7 @@ def calibration(curve: Curve, *, prefix: str) -> str:
         axes.plot(curve.levels, curve.coverage, color=MODEL, linewidth=2)
         axes.set(xlabel="promised coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1))
 
-    return svg(draw, prefix)
+    return svg(draw, prefix, size)
 
 
 def uniformity(histogram: Histogram, *, prefix: str) -> str:
@@ -158,10 +158,10 @@ def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
     _bars(axes, x, y, y, solid_capstyle="round", **style)
 
 
-def svg(draw: Callable[[Axes], None], prefix: str) -> str:
+def svg(draw: Callable[[Axes], None], prefix: str, size: tuple[float, float] = SIZE) -> str:
     """What `draw` puts on axes, as an element for a page."""
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -87,6 +87,11 @@ class Evaluation:
         names = [field.name for field in fields(cls)]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
+    @property
+    def losses(self) -> np.ndarray:
+        """The NLL (n,) of each point, a mean over outputs, in nats."""
+        return self.nll.mean(axis=1)
+
     def output(self, index: int) -> "Evaluation":
         """The evaluation of one output, with arrays of shape (n, 1)."""
         columns = {field.name: getattr(self, field.name)[:, [index]] for field in fields(self)}

@@ -26,6 +26,7 @@ from kernelfield.estimators.records import Reader, Writer
 from kernelfield.kernels.matern import GeneralMatern
 from kernelfield.kernels.network import NetworkKernel
 from kernelfield.kernels.spectral import SpectralMixture, SpectralProduct
+from kernelfield.kernels.spherical import SphericalKernel, spherical_kernel
 from kernelfield.kernels.stationary import NAMES, RBF, Matern, RationalQuadratic, dimension_scaled
 from kernelfield.nets.algebra import Repeat, Residual
 from kernelfield.nets.conv import Conv
@@ -55,6 +56,8 @@ KERNELS = {
         batch_shape=BATCH,
         scales_prior=priors.LogNormalPrior(0.0, 1.0),
     ),
+    "spherical": spherical_kernel("arc-cosine", torch.tensor([1.0, 0.2, 30.0]), torch.tensor(2.0), depth=3),
+    "spherical, bounded": SphericalKernel("matern", nu=2.5, reach_constraint=constraints.GreaterThan(0.3)),
     "spectral": SpectralMixture(3, dims=3, lengthscales_constraint=constraints.GreaterThan(0.3)),
     "spectral product": SpectralProduct(2, density="student_t", nu=1.5, log_weights=False, dims=2, active_dims=(2, 0)),
     "spectral in a batch": SpectralMixture(2, dims=3, batch_shape=BATCH),

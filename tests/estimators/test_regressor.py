@@ -19,7 +19,13 @@ from kernelfield.core.mixing import InverseGamma
 from kernelfield.estimators import regressor
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.kernels import stationary
+from kernelfield.models.neural.deep_kernel_machine import DeepKernelMachine
+from kernelfield.models.neural.ensemble import Ensemble
+from kernelfield.models.neural.function_space import FunctionSpace
+from kernelfield.models.neural.network import multilayer
+from kernelfield.models.neural.train import Training
 from kernelfield.models.process import Process
+from kernelfield.models.random_features import RandomFeatureProcess
 
 MODELS = {
     "gp": Process(steps=10),
@@ -187,9 +193,8 @@ def test_predictions_do_not_depend_on_the_blocks(problem, monkeypatch: pytest.Mo
         np.testing.assert_allclose(many, one, rtol=1e-10)
 
 
-def test_blocks_are_bounded_in_their_cross_covariance(problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    X, y = problem
-    fitted = FieldRegressor(Process(steps=0)).fit(X, y)
+def blocks_of(fitted: FieldRegressor, X: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows are predicted at once, where 9000 numbers fit."""
     seen: list[int] = []
     law = fitted.surrogate_.posterior
 
@@ -198,10 +203,34 @@ def test_blocks_are_bounded_in_their_cross_covariance(problem, monkeypatch: pyte
         return law(X, noise=noise)
 
     object.__setattr__(fitted.surrogate_, "posterior", watched)
-    monkeypatch.setattr(regressor, "BLOCK", 30 * 300)
-    fitted.predict(np.tile(X, (100, 1)), return_std=True)
+    monkeypatch.setattr(regressor, "BLOCK", 9000)
+    monkeypatch.setattr(regressor, "LEAST_ROWS", 7)
+    fitted.predict(np.tile(X, (3000 // len(X), 1)), return_std=True)
     assert sum(seen) == 3000
-    assert max(seen) == 300
+    return seen
+
+
+def test_blocks_are_bounded_in_their_cross_covariance(problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = problem
+    assert max(blocks_of(FieldRegressor(Process(steps=0)).fit(X, y), X, monkeypatch)) == 300
+
+
+BRIEF = Training(steps=2)
+BOUNDED = {
+    "basis": (RandomFeatureProcess(count=90, steps=0), 9000 // 90),
+    "inducing points": (DeepKernelMachine(inducing=18, steps=2), 9000 // 18),
+    "inducing rows": (FunctionSpace(inducing=18, training=BRIEF), 9000 // 18),
+    "network": (Ensemble(multilayer((4,)), members=2, training=BRIEF), 9000 // (4 + 4 + 1 + 1 + 1)),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_blocks_do_not_shrink_with_the_rows_of_a_fit_that_predictions_do_not_see(name, problem, monkeypatch) -> None:
+    model, rows = BOUNDED[name]
+    X, y = problem
+    more = np.random.default_rng(2).normal(size=(500, 2))
+    for at, target in ((X, y), (more, more.sum(1))):
+        assert max(blocks_of(FieldRegressor(model, random_state=0).fit(at, target), X, monkeypatch)) == rows
 
 
 class TestScikitLearn:

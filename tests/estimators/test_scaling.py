@@ -7,11 +7,12 @@ import torch
 from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
 from torch.testing import assert_close
 
-from kernelfield.core.contracts import Data
+from kernelfield.core.contracts import Data, Model
 from kernelfield.core.mixing import InverseGamma
 from kernelfield.estimators.scaling import Affine, Scaled
 from kernelfield.kernels.stationary import Matern
 from kernelfield.models.process import Process
+from kernelfield.models.random_features import RandomFeatureProcess
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-3, 1.0, 1e300])
@@ -37,7 +38,7 @@ def test_weights_count_as_copies() -> None:
     assert_close(weighted.scale, repeated.scale)
 
 
-def scaled(model: Process, data: Data) -> Scaled:
+def scaled(model: Model, data: Data) -> Scaled:
     x_map, y_map = Affine.standardising(data.X, data.weight), Affine.standardising(data.Y, data.weight)
     inside = Data(x_map(data.X), y_map(data.Y), data.weight)
     return Scaled(model.fit(inside, generator=torch.Generator()), x_map, y_map)
@@ -79,6 +80,28 @@ def test_evidence_is_the_density_of_the_targets_as_the_user_gave_them(outputs: i
         law = torch.distributions.MultivariateNormal(y_map.shift[j].expand(12), y_map.scale[j].square() * A)
         expected += law.log_prob(seen.Y[:, j]).item()
     assert surrogate.log_evidence == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_the_bound_of_basis_functions_is_in_the_units_of_the_user(outputs: int) -> None:
+    """Oracle: the joint Gaussian density of Y with the covariance phi'phi of the basis in the user's units."""
+    seen = data(outputs)
+    surrogate = scaled(RandomFeatureProcess(count=8, mean="zero", noise=0.3, steps=0), seen)
+    y_map = surrogate.to_model_y
+    phi = surrogate.inner.features(surrogate.to_model_X(seen.X)).detach()
+    expected = 0.0
+    for j in range(outputs):
+        A = y_map.scale[j].square() * (phi.mT @ phi + torch.diag(0.3 / seen.weight))
+        law = torch.distributions.MultivariateNormal(y_map.shift[j].expand(12), A)
+        expected += law.log_prob(seen.Y[:, j]).item()
+    assert surrogate.log_bound == pytest.approx(expected, rel=1e-10)
+    with pytest.raises(NotImplementedError, match="FittedExpansion has no evidence; log_bound is a lower bound of it"):
+        _ = surrogate.log_evidence
+
+
+def test_a_model_without_a_bound_says_so() -> None:
+    with pytest.raises(NotImplementedError, match="FittedProcess has no bound of its evidence"):
+        _ = scaled(Process(steps=0), data()).log_bound
 
 
 def test_hyperparameters_in_the_units_of_the_user_make_the_same_process() -> None:

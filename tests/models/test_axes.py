@@ -79,7 +79,8 @@ def test_an_axis_may_have_several_columns():
 
 def test_scattered_points_are_no_grid():
     for n, d in ((30, 2), (3, 2), (100, 3), (500, 2)):
-        with pytest.raises(ValueError, match=rf"{n} distinct rows are no grid: .*use another model, such as Process"):
+        words = rf"{n} distinct rows are no grid: .*use another model, such as Process \(gp on the command line\)"
+        with pytest.raises(ValueError, match=words):
             recognise(torch.randn(n, d))
     with pytest.raises(ValueError, match="no grid"):  # a line of rows is a scattered set of cells
         recognise(torch.stack([torch.arange(50.0), torch.arange(50.0)], -1))

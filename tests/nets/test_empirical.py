@@ -182,6 +182,15 @@ def test_kernels_have_slopes_in_the_inputs_and_leave_parameters_alone() -> None:
     assert all(p.grad is None for p in module.parameters())
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_kernels_of_plain_inputs_carry_no_graph(name: str) -> None:
+    module, x, y = drawn(name)
+    assert not empirical_ntk(module, x, y).requires_grad
+    assert not full_diagonal(module, x).requires_grad
+    shares = [share for group in jacobian.groups(module, x, 2**25) for share in group.shares(x)]
+    assert not any(share.slopes.requires_grad or share.h.requires_grad for share in shares)
+
+
 def test_the_memory_limit_bounds_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = nn.Sequential(nn.Conv1d(1, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 4)), torch.randn(40, 1, 6)
     held: list[int] = []

@@ -33,10 +33,14 @@ RELU = Relu()
 CHUNK = 2**25  # numbers of activations, about, that are alive at a time
 
 
-def multilayer(widths: Sequence[int] = (128, 128, 128), activation: Layer = RELU, *, w: float = 2**0.5) -> Serial:
+def multilayer(
+    widths: Sequence[int] = (128, 128, 128), activation: Layer = RELU, *, w: float = 2**0.5, b: float = 0.1
+) -> Serial:
     """Dense hidden layers of given widths in the standard parameterisation, and an output layer.
 
     w: the scale of the hidden weights; the root of two keeps the size of signals behind rectifiers.
+    b: the scale of the biases. It is where training starts, and for a Bayesian network what it
+        believes: with small ones, functions of few inputs bend at the origin and nowhere else.
 
     Errors: ValueError for no hidden layer, or one without units.
 
@@ -45,8 +49,8 @@ def multilayer(widths: Sequence[int] = (128, 128, 128), activation: Layer = RELU
     """
     if not widths or min(widths) < 1:
         raise ValueError(f"widths must name at least one hidden layer of at least one unit, got {tuple(widths)}")
-    hidden = [Dense(w, 0.1, width) >> activation for width in widths]
-    return reduce(lambda a, b: a >> b, hidden) >> Dense(1.0, 0.1)
+    hidden = [Dense(w, b, width) >> activation for width in widths]
+    return reduce(lambda a, b: a >> b, hidden) >> Dense(1.0, b)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""Active learning: which rows of a pool to label next."""

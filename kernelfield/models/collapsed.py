@@ -1,0 +1,224 @@
+"""The evidence bound of a process seen through k basis functions, from sums over the rows.
+
+    f(x) = phi(x)' a + rest(x),    a ~ N(0, I),    phi(x) = L^-1 c(x),    L L' = cov(u)
+
+with inducing variables u and c(x) = cov(u, f(x)); what the basis leaves has the variance
+k(x, x) - phi'phi, and the data are said to tell nothing of it. Rows have the noise s / w_i and the
+mean H b. With B = I + G / s and V = [Y, H], the bound of the log evidence of m outputs is
+
+    F = -1/2 [ m (log|B| + n log(2 pi s) - sum log w + slack / s) + S ],
+    S = tr of the Schur complement of H in V'A^-1 V = sum w v v' / s - C' B^-1 C / s^2,
+    G = sum w phi phi',    C = sum w phi v',    slack = sum w (k(x, x) - phi'phi),
+
+at the best b and the best normal law of a. Where that law is held independent between groups of
+basis functions, log|B| becomes the sum of the log determinants of the diagonal blocks, and the mean
+stays the same: with the precision B the divergence to the joint law is half of their difference.
+A basis without a rest has slack zero, and F is then the evidence of Bayesian linear regression.
+
+Two passes over blocks of rows give F and its slope in memory O(block k + k^2): the first gathers the
+sums, the second pulls dF/dphi = 2 (dF/dG) phi w + (dF/dC) v w back through c(x).
+
+Sources: Titsias (2009), "Variational Learning of Inducing Variables in Sparse Gaussian Processes";
+Salimbeni, Cheng, Boots & Deisenroth (2018), "Orthogonally Decoupled Variational Gaussian Processes";
+Shi, Titsias & Mnih (2020), "Sparse Orthogonal Variational Inference for Gaussian Processes".
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from gpytorch.kernels import Kernel
+from torch import Tensor
+
+from kernelfield.core.contracts import Data
+from kernelfield.core.numerics import cholesky
+from kernelfield.core.posterior import LazyMatrix
+from kernelfield.models.evidence import Trend
+
+BLOCK = 2**20  # entries of c(X) of a block: matrix products gain nothing from more
+LEAST_ROWS = 64  # of a block
+
+
+class Basis(ABC):
+    """Basis functions, as the covariances of inducing variables; see the module docstring."""
+
+    kernel: Kernel | None  # whose parameters are learned with the bound
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """The number k of functions."""
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The sizes of the groups between which the approximate law of a is independent."""
+        return (self.size,)
+
+    @abstractmethod
+    def factor(self) -> Tensor | None:
+        """L (k, k); None is the identity."""
+
+    @abstractmethod
+    def cross(self, X: Tensor) -> Tensor:
+        """c (k, n) at X (n, d)."""
+
+    @abstractmethod
+    def variance(self, X: Tensor) -> Tensor | None:
+        """The variance (n,) of the whole process at X (n, d); None where the basis leaves nothing."""
+
+    @abstractmethod
+    def prior(self, X: Tensor) -> LazyMatrix | None:
+        """The covariance of the whole process at X (*b, n, d); None where the basis leaves nothing."""
+
+    @property
+    def free(self) -> Tensor:
+        """What else of the basis is learned, as a vector."""
+        return torch.empty(0)
+
+    def at(self, free: Tensor) -> Self:
+        """The basis with another vector `free`."""
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class RegressionSums:
+    """The sums over rows of the module docstring; those of two sets of rows add."""
+
+    G: Tensor  # (k, k)
+    C: Tensor  # (k, m + p), v = [y - centre, h]
+    V: Tensor  # (m + p, m + p), sum w v v'
+    slack: Tensor
+    log_weight: Tensor
+    rows: int
+
+    def __add__(self, more: "RegressionSums") -> "RegressionSums":
+        names = ("G", "C", "V", "slack", "log_weight", "rows")
+        return RegressionSums(*(getattr(self, name) + getattr(more, name) for name in names))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Inputs with v = [y - centre, h], and the weights (n,), in blocks."""
+
+    X: Tensor
+    V: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, data: Data, trend: Trend, centre: Tensor) -> "Rows":
+        """centre (m,) is a constant of the mean: taken off first, it costs the sums no digits."""
+        weight = torch.ones_like(data.X[:, 0]) if data.weight is None else data.weight
+        return cls(data.X, torch.cat([data.Y - centre, trend(data.X)], -1), weight)
+
+    def blocks(self, k: int) -> Iterator["Rows"]:
+        step = max(LEAST_ROWS, BLOCK // max(k, 1))
+        for X, V, weight in zip(*(t.split(step) for t in (self.X, self.V, self.weight)), strict=True):
+            yield Rows(X, V, weight)
+
+
+def gather(basis: Basis, factor: Tensor | None, rows: Rows) -> RegressionSums:
+    """The sums over the rows, block by block."""
+    k, q = basis.size, rows.V.shape[1]
+    G, C, slack = rows.V.new_zeros(k, k), rows.V.new_zeros(k, q), rows.V.new_zeros(())
+    for block in rows.blocks(k):
+        phi = whitened(factor, basis.cross(block.X))
+        heavy = phi * block.weight
+        G.addmm_(heavy, phi.mT)
+        C.addmm_(heavy, block.V)
+        prior = basis.variance(block.X)
+        if prior is not None:
+            slack += (block.weight * (prior - phi.square().sum(0))).sum()
+    V = rows.V.mT @ (rows.weight[:, None] * rows.V)
+    return RegressionSums(G, C, V, slack, rows.weight.log().sum(), len(rows.X))
+
+
+def whitened(factor: Tensor | None, c: Tensor) -> Tensor:
+    """phi = L^-1 c."""
+    return c if factor is None else torch.linalg.solve_triangular(factor, c, upper=False)
+
+
+def bound(moments: RegressionSums, noise: Tensor, groups: Sequence[int], m: int) -> Tensor:
+    """F of the module docstring, in nats; differentiable in G, C, slack and the noise."""
+    B = torch.eye(len(moments.G)).to(moments.G) + moments.G / noise
+    L = cholesky(B)
+    half = torch.linalg.solve_triangular(L, moments.C, upper=False) / noise
+    Q = moments.V / noise - half.mT @ half
+    S = Q[:m, :m].trace()
+    if Q.shape[0] > m:
+        S = S - (Q[:m, m:] * torch.linalg.solve(Q[m:, m:], Q[m:, :m]).mT).sum()
+    factors = [L] if len(groups) == 1 else [cholesky(part) for part in diagonal_blocks(B, groups)]
+    logdet = 2 * sum(f.diagonal().log().sum() for f in factors)
+    rest = moments.rows * (2 * math.pi * noise).log() - moments.log_weight + moments.slack / noise
+    return -0.5 * (m * (logdet + rest) + S)
+
+
+def diagonal_blocks(B: Tensor, groups: Sequence[int]) -> list[Tensor]:
+    """The square blocks of B (k, k) on its diagonal."""
+    ends = torch.tensor(groups).cumsum(0).tolist()
+    return [B[end - size : end, end - size : end] for size, end in zip(groups, ends, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """F, its derivatives in the tensors asked for, and in the logarithm of the noise."""
+
+    value: float
+    tensors: list[Tensor]
+    log_noise: float
+
+
+def slopes(basis: Basis, rows: Rows, noise: float, m: int, wanted: list[Tensor]) -> Slopes:
+    """F and its slope in `wanted`, leaves on which the basis depends; call with gradients enabled.
+
+    Errors: NotPositiveDefinite.
+    """
+    L = basis.factor()
+    factor = None if L is None else L.detach()
+    with torch.no_grad():
+        sums = gather(basis, factor, rows)
+    G, C, slack = (t.requires_grad_() for t in (sums.G, sums.C, sums.slack))
+    log_noise = slack.new_tensor(math.log(noise)).requires_grad_()
+    value = bound(sums, log_noise.exp(), basis.groups, m)
+    dG, dC, dslack, dnoise = torch.autograd.grad(value, (G, C, slack, log_noise))
+    if not wanted:
+        return Slopes(value.item(), [], dnoise.item())
+    with torch.no_grad():
+        symmetric = dG + dG.mT
+        if basis.variance(rows.X[:1]) is not None:
+            symmetric.diagonal().sub_(2 * dslack)  # slack holds -tr G
+        pull, shift = _back(factor, symmetric), _back(factor, dC, once=True)
+        inner = symmetric @ G + dC @ C.mT  # sum over rows of (dF/dphi) phi'
+    total = [torch.zeros_like(t) for t in wanted]
+    if factor is not None and L is not None and L.requires_grad:
+        _collect(total, [L], wanted, [-torch.linalg.solve_triangular(factor.mT, inner, upper=True).tril()])
+    for block in rows.blocks(basis.size):
+        c, prior = basis.cross(block.X), basis.variance(block.X)
+        with torch.no_grad():
+            gradients = [(pull @ c).addmm_(shift, block.V.mT).mul_(block.weight)]
+        outputs = [c]
+        if prior is not None:
+            outputs.append(prior)
+            gradients.append(dslack * block.weight)
+        _collect(total, outputs, wanted, gradients)
+    return Slopes(value.item(), total, dnoise.item())
+
+
+def _back(factor: Tensor | None, A: Tensor, *, once: bool = False) -> Tensor:
+    """L^-T A L^-1, or L^-T A."""
+    if factor is None:
+        return A
+    half = torch.linalg.solve_triangular(factor.mT, A, upper=True)
+    return half if once else torch.linalg.solve_triangular(factor, half, upper=False, left=False)
+
+
+def _collect(total: list[Tensor], outputs: list[Tensor], wanted: list[Tensor], gradients: list[Tensor]) -> None:
+    pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
+    if not pairs:
+        return
+    found = torch.autograd.grad([o for o, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True)
+    for sum_, part in zip(total, found, strict=True):
+        if part is not None:
+            sum_ += part
