@@ -42,6 +42,7 @@ bench: $(INSTALLED)  ## measure beside other packages, for an hour or so; on rea
 	$(BIN)/python benchmarks/restarts.py
 	$(BIN)/python benchmarks/infinite_width.py
 	[ -z "$$KERNELFIELD_DATA" ] || $(BIN)/python benchmarks/uci.py
+	[ -z "$$KERNELFIELD_DATA" ] || $(BIN)/python benchmarks/surrogates.py
 
 clean:  ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist kernelfield-demo *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache

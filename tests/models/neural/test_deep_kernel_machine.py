@@ -69,7 +69,7 @@ def test_few_rows_are_not_learned_by_heart():
         assert 0.001 < fitted.machine.noise < 0.04  # 0.01
         law = fitted.posterior(X[48:], noise=True)
         coverage.append(((Y[48:] - law.mean).abs() < 1.645 * law.variance.sqrt()).double().mean())
-    assert 0.65 < torch.stack(coverage).mean() < 1  # 0.9, within six standard errors of 36 rows above zero
+    assert torch.stack(coverage).mean() > 0.65  # 0.9, less five standard errors of 36 rows
 
 
 def test_held_out_rows_choose_the_noise(fitted):

@@ -152,6 +152,18 @@ def test_training_ends_where_the_held_out_rows_say_so():
     )
 
 
+def test_a_member_whose_patience_has_ended_stays_where_it_was():
+    """Losses fall at steps 1 and 9 for both; the first waits 4 steps for the next value, the second is told all along."""
+    best = module._Best(torch.zeros(2, 1), torch.zeros(2, 1), Training(steps=20, patience=0.2))
+    course = {1: (1.0, 1.0), 4: (2.0, 0.9), 7: (2.0, 0.8), 9: (0.5, 0.5), 10: (math.nan, 0.6)}
+    ends = []
+    for step, losses in course.items():
+        best.look(step, torch.tensor(losses), torch.full((2, 1), float(step)), torch.full((2, 1), -float(step)))
+        ends.append(best.exhausted(step))
+    assert best.leaf.flatten().tolist() == [1.0, 9.0] and best.log_noise.flatten().tolist() == [-1.0, -9.0]
+    assert not any(ends) and best.exhausted(14)
+
+
 def test_the_same_seed_gives_the_same_numbers():
     net, rows = Network(multilayer((8,)), 3, 2), data()
     first, again, other = (
