@@ -1,6 +1,6 @@
 """Effective samples a second: vectorised Hamiltonian Monte Carlo against pyro's no-U-turn sampler.
 
-    python benchmarks/samplers.py [--rows 500] [--draws 100] [--warmup 100] [--pyro-draws 30] [--pyro-warmup 50]
+    python benchmarks/samplers.py [--rows 500] [--draws 60] [--warmup 60] [--pyro-draws 25] [--pyro-warmup 70]
 
 A network of two hidden layers of 50 tanh units with noise of unknown variance, and one density for
 all: the one of `NetworkDensity`, in single precision, which is torch's default and so pyro's. All
@@ -42,7 +42,7 @@ CHAINS, INPUTS, PROBES = 4, 8, 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("rows", 500), ("warmup", 100), ("draws", 100), ("pyro-warmup", 50), ("pyro-draws", 30)):
+    for name, default in (("rows", 500), ("warmup", 60), ("draws", 60), ("pyro-warmup", 70), ("pyro-draws", 25)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(1)

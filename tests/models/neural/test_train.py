@@ -153,7 +153,7 @@ def test_training_ends_where_the_held_out_rows_say_so():
 
 
 def test_a_member_whose_patience_has_ended_stays_where_it_was():
-    """Losses fall at steps 1 and 9 for both; the first waits 4 steps for the next value, the second is told all along."""
+    """Both losses fall at steps 1 and 9; between them only the second is told anything worth its while."""
     best = module._Best(torch.zeros(2, 1), torch.zeros(2, 1), Training(steps=20, patience=0.2))
     course = {1: (1.0, 1.0), 4: (2.0, 0.9), 7: (2.0, 0.8), 9: (0.5, 0.5), 10: (math.nan, 0.6)}
     ends = []
