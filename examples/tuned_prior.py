@@ -29,11 +29,11 @@ target = RBF().double()
 target.lengthscale = 0.5  # in standard deviations of x, as FieldRegressor standardises
 
 # %%
-plain = multilayer((100, 100), Erf())
-sampler = HMC(plain, width=100, warmup=200, draws=100, chains=2)
+plain = multilayer((50, 50), Erf())
+sampler = HMC(plain, warmup=30, draws=30, chains=2, path=0.4)
 models = {
     "scales as they come": sampler,
-    "scales tuned to the process": FunctionalPrior(target, learn=False, network=plain, width=100, sampler=sampler),
+    "scales tuned to the process": FunctionalPrior(target, learn=False, network=plain, sampler=sampler),
 }
 fitted = {title: kf.FieldRegressor(model, random_state=0).fit(x[:, None], y) for title, model in models.items()}
 tuned = fitted["scales tuned to the process"].surrogate_.inner
@@ -48,7 +48,7 @@ for text in tuned.notes():
 figure, panels = plt.subplots(2, 2, figsize=(11, 6.5), sharex=True, layout="constrained")
 inputs = torch.tensor((grid - x.mean()) / x.std())[:, None]
 for i, (title, architecture) in enumerate(zip(models, (plain, tuned.architecture), strict=True)):
-    network = Network(architecture, 1, 1, 100)
+    network = Network(architecture, 1, 1)
     draws = network.values(network.draw(12, torch.Generator().manual_seed(1)), inputs)[..., 0]
     panels[0, i].plot(grid, draws.T, color=BLUE, linewidth=0.9, alpha=0.6)
     panels[0, i].set(title=f"prior: {title}", ylim=(-4, 4))

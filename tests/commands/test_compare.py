@@ -44,6 +44,7 @@ def test_models_are_ranked_with_columns_of_every_kind(data: Path, tmp_path: Path
     assert all(name in page.read_text() for name in (*names, "grid", "price"))
 
 
+@pytest.mark.slow
 def test_the_seed_chooses_the_folds(data: Path, tmp_path: Path) -> None:
     records = []
     for index, seed in enumerate((0, 0, 1)):

@@ -26,7 +26,8 @@ NAMES = [name for name, one in MODELS.items() if one.family in (FINITE, LEARNED,
 
 def quick(one: Model) -> Model:
     """With as few steps as its settings allow."""
-    few = {"steps": 3, "training__steps": 3, "rounds": 1, "warmup": 5, "samples": 5, "members": 3, "chains": 2}
+    few = {"steps": 3, "training__steps": 3, "rounds": 1, "warmup": 5, "draws": 5, "members": 3, "chains": 2}
+    few |= {f"sampler__{name}": value for name, value in few.items()} | {"training__steps": 3}
     return one.set_params(**{name: value for name, value in few.items() if name in one.get_params()})
 
 

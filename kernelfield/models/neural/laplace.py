@@ -46,7 +46,7 @@ Form = Literal["full", "kronecker", "diagonal", "last_layer", "low_rank", "funct
 FORMS = ("full", "kronecker", "diagonal", "last_layer", "low_rank", "functional")
 BLOCKS = 64  # of rows that stand for all in a bound of the evidence
 SHARE = 0.1  # of the noise in the variance of the targets, to start from
-DEFAULT = multilayer((50, 50), Tanh(), w=1.0)
+DEFAULT = multilayer((50, 50), Tanh(), w=1.0, b=1.0)
 
 
 class Settings(Protocol):

@@ -51,12 +51,12 @@ def test_members_differ_and_a_seed_repeats_them(name):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_prior_has_the_spread_of_the_draws(name):
     net = network(name)
-    theta = net.draw(4000, generator()) if name != "torch" else net.draw(2, generator())
+    theta = net.draw(400, generator()) if name != "torch" else net.draw(2, generator())
     if name == "torch":
         expected = [1 / math.sqrt(3)] * 15 + [1.0] * 5 + [1 / math.sqrt(5)] * 10 + [1.0] * 2
         assert_close(net.prior_std, torch.tensor(expected))
     else:
-        assert_close(theta.std(0), net.prior_std, rtol=6 / math.sqrt(2 * 4000), atol=0)
+        assert_close(theta.std(0), net.prior_std, rtol=6 / math.sqrt(2 * 400), atol=0)
 
 
 def test_a_module_of_ones_own_keeps_its_weights_and_its_frozen_ones():
