@@ -40,7 +40,7 @@ def multilayer(
 
     w: the scale of the hidden weights; the root of two keeps the size of signals behind rectifiers.
     b: the scale of the biases. It is where training starts, and for a Bayesian network what it
-        believes: with small ones, functions of few inputs bend at the origin and nowhere else.
+        believes: with small ones and an odd activation, that functions are nearly odd.
 
     Errors: ValueError for no hidden layer, or one without units.
 

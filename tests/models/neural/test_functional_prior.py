@@ -34,6 +34,7 @@ def test_a_kernel_of_another_family_is_approached():
     start = multilayer((50, 50), Erf())
     tuned = tune(start, target, X)
     assert tuned.distance < 0.5 * tuned.before
+    # A search ends where its slope is small, not at the same digits.
     again = tune(tuned.architecture, target, X)
     assert_close(again.distance, tuned.distance, rtol=1e-2, atol=0)
 

@@ -57,5 +57,6 @@ def test_the_best_precision_obeys_mackays_equation():
     # d_l s_l = gamma_l, the number of parameters of the layer that the data determine.
     tuned = evidence().tuned(torch.ones(2), torch.tensor(0.1), learn_precision=True, learn_noise=True, size=1.0)
     gamma = torch.tensor([5.0, 40.0]) / (torch.tensor([5.0, 40.0]) + tuned.precision * tuned.noise)
+    # Both hold where the slope of the evidence is zero; the search ends when it is small.
     assert_close(tuned.precision * torch.tensor([0.5, 3.0]), gamma, rtol=1e-3, atol=0)
     assert_close(tuned.noise, 4.0 / (20 - gamma.sum()), rtol=1e-3, atol=0)
