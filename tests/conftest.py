@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.postgres import postgres, postgres_server  # noqa: F401, fixtures
+
 os.environ["MPLBACKEND"] = "Agg"
 torch.set_default_dtype(torch.float64)
 

@@ -55,7 +55,7 @@ def histogram(evaluation: Evaluation) -> Histogram:
     return Histogram(edges, counts / n, float(low), float(high))
 
 
-def band(n: int, p: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def band(n: int | np.ndarray, p: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The central 95% of shares of n independent values that fall in a set of probability p.
 
     >>> low, high = band(100, 0.9)

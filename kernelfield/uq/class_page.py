@@ -105,7 +105,7 @@ def confusion(classes: list[str], y: np.ndarray, guess: np.ndarray, *, prefix: s
     k = len(classes)
     counts = np.zeros((k, k), dtype=int)
     np.add.at(counts, (y, guess), 1)
-    names = [name if len(name) <= 12 else f"{name[:11]}…" for name in classes]
+    names = [plots.label(name, 12) for name in classes]
 
     def draw(axes: Any) -> None:
         shade = counts / np.maximum(counts.sum(1, keepdims=True), 1)

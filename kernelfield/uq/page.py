@@ -59,7 +59,7 @@ def fill(
         sections=sections,
         overall=overall,
         explained=words,
-        choices=list(_choices(content["hyperparameters"], content["features"])),
+        choices=list(choices(content["hyperparameters"], content["features"])),
     )
 
 
@@ -120,7 +120,7 @@ def _gain(name: str, content: Mapping[str, Any]) -> str:
     return number(other - own, "{:+.3f} nats")
 
 
-def _choices(chosen: Mapping[str, Any], features: Sequence[str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def choices(chosen: Mapping[str, Any], features: Sequence[str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Hyperparameters by name, each with its entries, named by the features if there is one each."""
     for name, value in chosen.items():
         if not isinstance(value, list):

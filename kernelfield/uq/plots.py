@@ -1,14 +1,15 @@
 """Figures of a report, as SVG text to be put into a page; and pictures of their own.
 
 A figure of a page takes its colours from the page: each colour drawn here stands for a CSS variable
-(`--ink`, `--line`, `--model`, `--miss`, `--band`), so that one figure serves light, dark and
-print. Text stays text. Nothing in a figure comes from the user's data but numbers. The same
+(`--ink`, `--line`, `--model`, `--miss`, `--band`, `--paper`), so that one figure serves light, dark
+and print. Text stays text, and what of it comes from the user's data goes through `label`. The same
 numbers give the same text, and ids start with a prefix so that figures on a page do not meet.
 A picture stands alone, on white.
 """
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +27,15 @@ except ImportError as error:
     raise ImportError("reports and pictures need matplotlib and jinja2; pip install 'kernelfield[report]'") from error
 
 SIZE = (4.6, 3.6)  # inches; the page scales it
-COLOURS = {"#111101": "--ink", "#111102": "--line", "#111103": "--model", "#111104": "--miss", "#111105": "--band"}
-INK, LINE, MODEL, MISS, BAND = COLOURS
+COLOURS = {
+    "#111101": "--ink",
+    "#111102": "--line",
+    "#111103": "--model",
+    "#111104": "--miss",
+    "#111105": "--band",
+    "#111106": "--paper",
+}
+INK, LINE, MODEL, MISS, BAND, PAPER = COLOURS
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "kernelfield",
@@ -90,16 +98,16 @@ def uniformity(histogram: Histogram, *, prefix: str) -> str:
 
 def predictions(evaluation: Evaluation, *, prefix: str, most: int) -> str:
     """Predicted means and 90% intervals against observed values, of at most `most` points."""
-    rows = _rows(len(evaluation.y), most)
+    rows = sample(len(evaluation.y), most)
     y, mean, low, high = (a[rows, 0] for a in (evaluation.y, evaluation.mean, evaluation.low, evaluation.high))
     missed = (y < low) | (high < y)
-    ends = _padded(np.concatenate([y, mean, low, high]))
+    ends = padded(np.concatenate([y, mean, low, high]))
 
     def draw(axes: Axes) -> None:
         axes.plot(ends, ends, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         for colour, chosen in ((MODEL, ~missed), (MISS, missed)):
-            _bars(axes, y[chosen], low[chosen], high[chosen], color=colour, linewidth=1, alpha=0.35)
-            _dots(axes, y[chosen], mean[chosen], color=colour, linewidth=_dot(len(rows)))
+            bars(axes, y[chosen], low[chosen], high[chosen], color=colour, linewidth=1, alpha=0.35)
+            dots(axes, y[chosen], mean[chosen], color=colour, linewidth=diameter(len(rows)))
         axes.set(xlabel="observed", ylabel="predicted", xlim=ends, ylim=ends)
 
     return svg(draw, prefix)
@@ -108,14 +116,14 @@ def predictions(evaluation: Evaluation, *, prefix: str, most: int) -> str:
 def resolution(evaluation: Evaluation, *, prefix: str, most: int) -> str:
     """Absolute errors against predicted standard deviations, and their root mean square in groups."""
     std, error = evaluation.std[:, 0], np.abs(evaluation.y - evaluation.mean)[:, 0]
-    rows = _rows(len(std), most)
+    rows = sample(len(std), most)
     groups = np.array_split(np.argsort(std, kind="stable"), np.clip(len(std) // 20, 1, 10))
     middle = [np.mean(std[group]) for group in groups]
     typical = [np.sqrt(np.mean(error[group] ** 2)) for group in groups]
-    ends = _padded(std)
+    ends = padded(std)
 
     def draw(axes: Axes) -> None:
-        _dots(axes, std[rows], error[rows], color=MODEL, linewidth=_dot(len(rows)), alpha=0.55)
+        dots(axes, std[rows], error[rows], color=MODEL, linewidth=diameter(len(rows)), alpha=0.55)
         axes.plot(ends, ends, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.plot(middle, typical, color=MISS, linewidth=1.5, marker="D", markersize=5)
         top = 1.05 * max(error[rows].max(), *typical, std.max())
@@ -124,43 +132,52 @@ def resolution(evaluation: Evaluation, *, prefix: str, most: int) -> str:
     return svg(draw, prefix)
 
 
+def label(text: object, most: int = 24) -> str:
+    """A name from the user's data for a figure: one line, of a bounded length, without mathematics."""
+    line = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    line = line if len(line) <= most else f"{line[: most - 1]}…"
+    return line.replace("$", r"\$")
+
+
 def square(x: float, y: float, colour: str, alpha: float) -> Rectangle:
     """A filled cell of side one around a point."""
     return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, alpha=alpha, linewidth=0)
 
 
-def _rows(n: int, most: int) -> np.ndarray:
+def sample(n: int, most: int) -> np.ndarray:
+    """Indices of at most so many of n points, at random but the same each time."""
     if n <= most:
         return np.arange(n)
     return np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
 
-def _dot(n: int) -> float:
+def diameter(n: int) -> float:
     """A diameter in points that keeps many dots apart."""
     return 4.5 if n <= 300 else 3.0
 
 
-def _padded(values: np.ndarray) -> tuple[float, float]:
+def padded(values: np.ndarray) -> tuple[float, float]:
     """Ends of an axis that holds the values, also if they are all the same."""
     low, high = float(values.min()), float(values.max())
     margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
 
 
-def _bars(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, **style: Any) -> None:
+def bars(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, **style: Any) -> None:
     """Vertical bars as one path: a tenth of the text of one path each."""
-    gap = np.full_like(x, np.nan)
+    gap = np.full(x.shape, np.nan)
     axes.plot(np.stack([x, x, gap], 1).ravel(), np.stack([low, high, gap], 1).ravel(), **style)
 
 
-def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
+def dots(axes: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
     """Dots as one path: bars of no length with round ends."""
-    _bars(axes, x, y, y, solid_capstyle="round", **style)
+    bars(axes, x, y, y, solid_capstyle="round", **style)
 
 
 def svg(draw: Callable[[Axes], None], prefix: str, size: tuple[float, float] = SIZE) -> str:
     """What `draw` puts on axes, as an element for a page."""
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's fonts draw the text
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         buffer = io.StringIO()

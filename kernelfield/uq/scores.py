@@ -97,6 +97,10 @@ class Evaluation:
         columns = {field.name: getattr(self, field.name)[:, [index]] for field in fields(self)}
         return Evaluation(**columns)
 
+    def rows(self, chosen: np.ndarray) -> "Evaluation":
+        """The evaluation of some of the points, by their indices or a mask."""
+        return Evaluation(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
     def scores(self) -> dict[str, float]:
         """Means over the points, then over the outputs.
 

@@ -10,7 +10,7 @@ import torch
 
 from kernelfield.core.posterior import Draws
 from kernelfield.uq.calibration import curve, histogram
-from kernelfield.uq.plots import COLOURS, DOTS, calibration, picture, predictions, resolution, uniformity
+from kernelfield.uq.plots import COLOURS, DOTS, calibration, label, picture, predictions, resolution, svg, uniformity
 from kernelfield.uq.scores import Evaluation, evaluate
 
 
@@ -76,3 +76,20 @@ def test_a_picture_is_a_png_on_white_and_the_same_each_time():
     pixels = png.imread(io.BytesIO(first))
     assert pixels.shape[:2] == (DOTS, 2 * DOTS)
     assert (pixels[0, 0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("a$x_$b", "a$x_$b"),
+        (r"\$x", r"\$x"),
+        ("<b>&", "&lt;b&gt;&amp;"),
+        ("two\nlines\x00", "two lines "),
+        ("学习率", "学习率"),
+        (None, "None"),
+        ("a" * 30, "a" * 23 + "…"),
+    ],
+)
+def test_names_from_data_are_text_of_one_line(name, written):
+    text = svg(lambda axes: axes.set_xlabel(label(name)), "f-")
+    assert f">{written}</text>" in text
