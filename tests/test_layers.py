@@ -15,33 +15,49 @@ SEES = {  # layer: the layers it may import from, beside itself
     "models": {"core", "linalg", "nets", "kernels"},
     "pde": {"core", "linalg", "kernels", "models"},
     "estimators": {"core", "linalg", "nets", "kernels", "models"},
-    "bo": {"core", "models", "estimators"},
+    "bo": {"core", "linalg", "nets", "kernels", "models", "estimators"},
     "uq": {"core"},
     "data": {"core"},
     "tabular": {"core", "models", "estimators", "uq", "data"},
     "progress": set(),
     "solving": {"core", "pde", "uq"},
     "comparing": {"models", "data", "tabular", "uq"},
-    "commands": {"core", "models", "estimators", "uq", "data", "tabular", "comparing", "solving", "progress"},
+    "optimising": {"core", "bo", "uq"},
+    "commands": {
+        "core",
+        "models",
+        "estimators",
+        "uq",
+        "data",
+        "tabular",
+        "comparing",
+        "solving",
+        "optimising",
+        "progress",
+    },
     "cli": {"core", "commands"},
     "__main__": {"cli"},
 }
 DOORS = {  # a heavy or optional package enters through these layers only
     "botorch": {"bo"},
-    "gpytorch": {"kernels", "models", "estimators"},
+    "gpytorch": {"bo", "kernels", "models", "estimators"},
+    "gymnasium": {"bo"},
     "jinja2": {"uq"},
-    "linear_operator": {"linalg", "kernels", "models"},
+    "linear_operator": {"bo", "linalg", "kernels", "models"},
     "matplotlib": {"uq"},
+    "optuna": {"bo", "optimising"},
     "pandas": {"data", "tabular"},
     "pyarrow": {"data"},
     "pykeops": {"linalg"},
     "rich": {"commands", "progress"},
     "safetensors": {"estimators", "models"},
-    "sklearn": {"core", "models", "estimators", "commands"},
+    "sklearn": {"core", "models", "estimators", "bo", "commands"},
+    "sqlalchemy": {"bo"},
     "sympy": {"pde"},
     "typer": {"cli", "commands"},
 }
-SINGLE = {"jinja2", "matplotlib", "pykeops", "botorch"}  # optional: one file imports it and names the extra
+# Optional packages that one file imports, which names the extra.
+SINGLE = {"gymnasium", "jinja2", "matplotlib", "pykeops", "sqlalchemy"}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
 
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if p.name != "__init__.py")

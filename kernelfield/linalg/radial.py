@@ -225,6 +225,38 @@ def _refine(a: Tensor, first: Tensor, second: Tensor) -> None:
     a[(*batch, i, j)] = (left[(*batch, i)] - right[(*batch, j)]).square().sum(-1)
 
 
+class Cross:
+    """The matrix between fixed points and moving ones, and the slopes of its sums in those that move; no graph.
+
+    Shapes: z (n, d) scaled inputs.
+    """
+
+    def __init__(self, z: Tensor, outputscale: Tensor, profile: Profile, shape: Tensor | None = None) -> None:
+        self.profile, self.shape, self.log_scale = profile, _column(shape), outputscale.log()
+        self.centre = z.mean(0)
+        self.z = z - self.centre
+        self.norm = profile.stretch * self.z.square().sum(-1)
+        self.moving, self.S = self.z[:0], self.z[:0]
+
+    def fill(self, moving: Tensor) -> Tensor:
+        """K (r, n) of points (r, d)."""
+        self.moving = moving - self.centre
+        norm = self.moving.square().sum(-1, keepdim=True)
+        a = torch.addmm(self.norm, self.moving, self.z.mT, alpha=-2 * self.profile.stretch)
+        a.add_(norm, alpha=self.profile.stretch).clamp_min_(0)
+        if self.profile.kinked:
+            root = self.profile.stretch**0.5
+            _refine(a, self.moving * root, self.z * root)
+        K, self.S = torch.empty_like(a), torch.empty_like(a)
+        self.profile.tile(a, self.log_scale, K, self.S, self.shape)
+        return K
+
+    def pull(self, G: Tensor) -> Tensor:
+        """The derivatives (r, d) of sum(G o K) in the points of the last `fill`, for G (r, n)."""
+        W = self.S * G
+        return torch.addcmul(W @ self.z, W.sum(-1, keepdim=True), self.moving, value=-1).mul_(self.profile.gain)
+
+
 class Gram:
     """The matrix of one set of inputs at changing scales: the inner loop of a fit.
 

@@ -1,0 +1,1 @@
+"""Bayesian optimisation: surrogates in BoTorch and in Optuna, acquisition functions, spaces and problems."""

@@ -1,0 +1,284 @@
+"""Acquisition functions by name, for what an optimisation knows so far.
+
+    log_ei       logarithm of the expected improvement, times the probability of keeping the constraints
+    log_pi       logarithm of the probability of improvement, likewise
+    ucb          mean + width * std
+    thompson     the value of one function drawn from the posterior
+    qlog_nei     noisy expected improvement, by samples
+    qlog_nehvi   noisy expected hypervolume improvement, of several objectives, by samples
+    qlog_nparego a random scalarisation of several objectives, by samples
+    mes          max-value entropy search
+    auto         log_ei for one objective, qlog_nehvi for several
+
+The first three are in closed form where the surrogate is an exact process. Trials that still run are
+taken to end as the surrogate expects, where it can take them in; by samples they are integrated over.
+The improvement is over the best mean of the surrogate at the trials, pending ones among them, not over
+the best value seen, which noise makes too high.
+
+Sources: Ament et al. (2023) for the logarithms; Daulton, Balandat & Bakshy (2021), "Parallel Bayesian
+Optimization of Multiple Noisy Objectives with Expected Hypervolume Improvement"; Wang & Jegelka
+(2017), "Max-value Entropy Search for Efficient Bayesian Optimization".
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import torch
+from botorch.acquisition import AcquisitionFunction
+from botorch.acquisition.logei import qLogNoisyExpectedImprovement
+from botorch.acquisition.max_value_entropy_search import qMaxValueEntropy
+from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective.objective import IdentityMCMultiOutputObjective
+from botorch.acquisition.multi_objective.parego import qLogNParEGO
+from botorch.acquisition.objective import GenericMCObjective
+from botorch.models import ModelList
+from botorch.models.model import Model
+from botorch.sampling.base import MCSampler
+from botorch.sampling.get_sampler import get_sampler
+from botorch.utils.multi_objective.hypervolume import infer_reference_point
+from botorch.utils.multi_objective.pareto import is_non_dominated
+from torch import Tensor
+
+from kernelfield.bo.adapter import to_botorch
+from kernelfield.bo.binned import log_improvement
+from kernelfield.bo.improvement import (
+    Acquisition,
+    Differentiable,
+    LogImprovement,
+    LogProbability,
+    Pointwise,
+    Total,
+    UpperBound,
+)
+from kernelfield.bo.moments import believed
+from kernelfield.bo.thompson import path
+from kernelfield.core.posterior import Binned
+from kernelfield.estimators.scaling import Scaled
+
+SAMPLES = 128  # of quasi-Monte-Carlo, as in BoTorch
+WIDTH = 2.0  # standard deviations of an upper bound
+PENALTY = 1e3  # of a unit of violation, in standard deviations of the objective
+CANDIDATES = 256  # points at which max-value entropy search looks for the greatest value
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """What is known when a point is to be suggested.
+
+    Shapes: X (n, d) trials, Y (n, m) more is better, feasible (n,), pending (p, d). The surrogates of m
+    objectives and of c constraints speak in the units of Y and of the constraints.
+    """
+
+    objectives: Sequence[Scaled]
+    constraints: Sequence[Scaled]
+    X: Tensor
+    Y: Tensor
+    feasible: Tensor
+    pending: Tensor
+    reference: Tensor | None = None
+    seed: int = 0
+
+    @cached_property
+    def binned(self) -> bool:
+        """Whether the surrogate of the objective gives histograms."""
+        return isinstance(self.objectives[0].posterior(self.X[:1]), Binned)
+
+    @cached_property
+    def expected(self) -> Tensor:
+        """Posterior means (n, m) at the trials."""
+        with torch.no_grad():
+            return torch.cat([one.posterior(self.X).mean for one in self.objectives], -1)
+
+    @cached_property
+    def best(self) -> float:
+        """The best expected value among feasible trials, pending ones as they are expected; minus infinity without."""
+        values = self.expected[self.feasible, 0]
+        if len(self.pending):
+            with torch.no_grad():
+                expected = self.objectives[0].posterior(self.pending).mean[:, 0]
+                safe = [one.posterior(self.pending).mean[:, 0] <= 0 for one in self.constraints]
+            values = torch.cat([values, expected[torch.stack(safe).all(0)] if safe else expected])
+        return values.max().item() if len(values) else -math.inf
+
+
+def acquisition(name: str, situation: Situation) -> Acquisition:
+    """The acquisition function of a name; see the module docstring.
+
+    Errors: ValueError for an unknown name, or one for another number of objectives.
+    """
+    check_objectives(name, len(situation.objectives))
+    if name == "auto":
+        name = "qlog_nehvi" if len(situation.objectives) > 1 else "log_ei"
+    return NAMES[name](situation)
+
+
+def check_objectives(name: str, count: int) -> None:
+    """Errors: ValueError for an unknown name, or one for another number of objectives."""
+    check_name(name)
+    several = count > 1
+    if several != (name in SEVERAL) and name not in ("auto", "thompson"):
+        able = SEVERAL if several else [one for one in NAMES if one not in SEVERAL]
+        raise ValueError(f"acquisition {name!r} is not for {count} objectives; use {', '.join(able)} or 'auto'")
+
+
+def check_name(name: str) -> None:
+    """Errors: ValueError for an unknown name, with those that are near."""
+    if name not in ("auto", *NAMES):
+        near = difflib.get_close_matches(name, NAMES) or ["auto", *NAMES]
+        raise ValueError(f"no acquisition is called {name!r}; did you mean {' or '.join(near)}?")
+
+
+def _log_improvement(situation: Situation) -> Acquisition:
+    if situation.binned:
+        return Differentiable(partial(log_improvement, situation.objectives[0], best=situation.best))
+    return _settled(situation, lambda law: LogImprovement(law, situation.best))
+
+
+def _log_probability(situation: Situation) -> Acquisition:
+    return _settled(situation, lambda law: LogProbability(law, situation.best))
+
+
+def _upper_bound(situation: Situation) -> Acquisition:
+    if situation.constraints:
+        raise ValueError("acquisition 'ucb' takes no constraints; use 'log_ei'")
+    return _settled(situation, lambda law: UpperBound(law, WIDTH))
+
+
+def _settled(situation: Situation, make: Callable[..., Pointwise]) -> Acquisition:
+    known = [believed(one, situation.pending) for one in (*situation.objectives, *situation.constraints)]
+    safe = [LogProbability(one, 0.0, sign=-1.0) for one in known[1:]]
+    if safe and math.isinf(situation.best):  # nothing feasible is known: look for that first
+        return Total(safe)
+    aim = make(known[0])
+    return Total([aim, *safe]) if safe else aim
+
+
+def _thompson(situation: Situation) -> Acquisition:
+    """One path of the objective; of several, of a random weighting of them."""
+    generator = torch.Generator().manual_seed(situation.seed)
+    share = torch.rand(len(situation.objectives), generator=generator, dtype=torch.double).to(situation.X)
+    scale = situation.Y.std(0, correction=0).clamp_min(1e-12)
+    paths = [path(one, situation.X, generator) for one in situation.objectives]
+    limits = [path(one, situation.X, generator) for one in situation.constraints]
+
+    def value(X: Tensor) -> Tensor:
+        aim = sum((w * f(X) / s for w, f, s in zip(share, paths, scale, strict=True)), X.new_zeros(len(X)))
+        # A drawn constraint that is violated costs more than any objective gains.
+        return aim - PENALTY * sum((g(X).clamp_min(0) for g in limits), X.new_zeros(len(X)))
+
+    return Differentiable(value)
+
+
+def _noisy_improvement(situation: Situation) -> Acquisition:
+    model, objective = _joined(situation), GenericMCObjective(_first)
+    return _from_botorch(
+        qLogNoisyExpectedImprovement(
+            model=model,
+            X_baseline=situation.X,
+            sampler=_sampler(model, situation),
+            objective=objective,
+            constraints=_limits(situation),
+            X_pending=_pending(situation),
+            prune_baseline=True,
+        )
+    )
+
+
+def _hypervolume(situation: Situation) -> Acquisition:
+    model, m = _joined(situation), len(situation.objectives)
+    return _from_botorch(
+        qLogNoisyExpectedHypervolumeImprovement(
+            model=model,
+            ref_point=_reference(situation).tolist(),
+            X_baseline=situation.X,
+            sampler=_sampler(model, situation),
+            objective=IdentityMCMultiOutputObjective(outcomes=list(range(m))),
+            constraints=_limits(situation),
+            X_pending=_pending(situation),
+            prune_baseline=True,
+            cache_root=False,
+        )
+    )
+
+
+def _scalarised(situation: Situation) -> Acquisition:
+    model, m = _joined(situation), len(situation.objectives)
+    generator = torch.Generator().manual_seed(situation.seed)
+    shares = -torch.rand(m, generator=generator, dtype=torch.double).log()
+    return _from_botorch(
+        qLogNParEGO(
+            model=model,
+            X_baseline=situation.X,
+            scalarization_weights=(shares / shares.sum()).to(situation.X),
+            sampler=_sampler(model, situation),
+            objective=IdentityMCMultiOutputObjective(outcomes=list(range(m))),
+            constraints=_limits(situation),
+            X_pending=_pending(situation),
+            prune_baseline=True,
+            cache_root=False,
+        )
+    )
+
+
+def _entropy(situation: Situation) -> Acquisition:
+    generator = torch.Generator().manual_seed(situation.seed)
+    d = situation.X.shape[1]
+    candidates = torch.rand(CANDIDATES, d, generator=generator, dtype=torch.double).to(situation.X)
+    model = to_botorch(situation.objectives[0])
+    return _from_botorch(qMaxValueEntropy(model, torch.cat([candidates, situation.X]), X_pending=_pending(situation)))
+
+
+def _joined(situation: Situation) -> Model:
+    models = [to_botorch(one) for one in (*situation.objectives, *situation.constraints)]
+    return models[0] if len(models) == 1 else ModelList(*models)
+
+
+def _sampler(model: Model, situation: Situation) -> MCSampler:
+    with torch.no_grad():
+        law = model.posterior(situation.X[:1])
+        return get_sampler(law, torch.Size([SAMPLES]), seed=situation.seed)  # type: ignore[arg-type]  # any posterior
+
+
+def _pending(situation: Situation) -> Tensor | None:
+    return situation.pending if len(situation.pending) else None
+
+
+def _limits(situation: Situation) -> list[Callable[[Tensor], Tensor]] | None:
+    m = len(situation.objectives)
+    return [partial(_column, m + i) for i in range(len(situation.constraints))] or None
+
+
+def _first(samples: Tensor, X: Tensor | None = None) -> Tensor:
+    return samples[..., 0]
+
+
+def _column(index: int, samples: Tensor) -> Tensor:
+    return samples[..., index]
+
+
+def _reference(situation: Situation) -> Tensor:
+    """The point (m,) that hypervolume is measured from: the user's, or a tenth of the front's extent below it."""
+    if situation.reference is not None:
+        return situation.reference
+    values = situation.expected[situation.feasible] if situation.feasible.any() else situation.expected
+    return infer_reference_point(values[is_non_dominated(values)], scale_max_ref_point=True)
+
+
+def _from_botorch(function: AcquisitionFunction) -> Acquisition:
+    return Differentiable(lambda X: function(X.unsqueeze(-2)))
+
+
+NAMES: dict[str, Callable[[Situation], Acquisition]] = {
+    "log_ei": _log_improvement,
+    "log_pi": _log_probability,
+    "ucb": _upper_bound,
+    "thompson": _thompson,
+    "qlog_nei": _noisy_improvement,
+    "mes": _entropy,
+    "qlog_nehvi": _hypervolume,
+    "qlog_nparego": _scalarised,
+}
+SEVERAL = ("qlog_nehvi", "qlog_nparego")

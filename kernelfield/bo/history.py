@@ -1,0 +1,163 @@
+"""What the trials of an Optuna study say, as arrays.
+
+All objectives are turned so that more is better. A trial that ended without numbers tells nothing of
+them and is left out; infinite values count as the worst, or best, finite one. A trial that runs is
+pending, at the parameters that its own process was told: those are kept in the trial's attributes, as
+other processes see a parameter only once the objective has asked for it.
+
+Text attributes are cut into pieces of at most 2045 characters, the most that Optuna's databases hold.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from kernelfield.bo.fitting import Record
+from kernelfield.bo.space import Parameters, Space
+
+PIECE = 2045  # characters of an attribute
+TOLD = "kernelfield:told"
+NOISE = "kernelfield:noise"  # user attribute: the variance of a trial's value, one number an objective
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a sampler writes beside a trial that it has suggested.
+
+    parameters  what the objective will be told
+    mean, std   of each objective, as the surrogate expected it, in the user's units and directions
+    value       of the acquisition function
+    records     hyperparameters of each surrogate, from which the next fit starts
+    """
+
+    parameters: Parameters
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    value: float | None = None
+    records: tuple[Record | None, ...] = ()
+
+    def to_json(self) -> str:
+        records = [None if r is None else [r.rows, r.noise, *r.parameters] for r in self.records]
+        content = [self.parameters, self.mean, self.std, self.value, records]
+        return json.dumps(_rounded(content), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Told":
+        parameters, mean, std, value, records = json.loads(text)
+        kept = [None if r is None else Record(int(r[0]), r[1], tuple(r[2:])) for r in records]
+        return cls(parameters, tuple(mean), tuple(std), value, tuple(kept))
+
+
+def _rounded(content: Any) -> Any:
+    """Numbers of surrogates to seven digits, parameters (the first entry) as they are."""
+    parameters, *rest = content
+    return [parameters, *json.loads(json.dumps(rest), parse_float=lambda text: float(f"{float(text):.7g}"))]
+
+
+def write(storage: BaseStorage, trial_id: int, told: Told) -> None:
+    """Keep what was told beside a trial."""
+    text = told.to_json()
+    for i in range(0, len(text), PIECE):
+        storage.set_trial_system_attr(trial_id, f"{TOLD}:{i // PIECE}", text[i : i + PIECE])
+
+
+def read(trial: FrozenTrial) -> Told | None:
+    """What was told, or None for a trial that another sampler suggested or that is being suggested."""
+    pieces: list[str] = []
+    while (piece := trial.system_attrs.get(f"{TOLD}:{len(pieces)}")) is not None:
+        pieces.append(piece)
+    if not pieces:
+        return None
+    try:
+        return Told.from_json("".join(pieces))
+    except json.JSONDecodeError:  # another process is still writing
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """Trials over a space.
+
+    Shapes: X (n, d), Y (n, m) more is better, C (n, c) feasible where at most 0, noise (n, m) variances or
+    None, pending (p, d), told the latest that a surrogate has said.
+    """
+
+    X: np.ndarray
+    Y: np.ndarray
+    C: np.ndarray
+    noise: np.ndarray | None
+    pending: np.ndarray
+    told: Told | None
+
+    @property
+    def feasible(self) -> np.ndarray:
+        """Which trials (n,) keep all constraints."""
+        return np.all(self.C <= 0, axis=1)
+
+
+def history(
+    trials: Sequence[FrozenTrial],
+    directions: Sequence[StudyDirection],
+    space: Space,
+    *,
+    number: int | None = None,
+    dead: Collection[int] = (),
+) -> History:
+    """The trials over a space, but for the one of this number, which is being suggested.
+
+    dead : identities of trials whose process no longer answers; they are not pending.
+
+    Errors: ValueError for trials of different numbers of constraints.
+    """
+    done = [t for t in trials if t.state == TrialState.COMPLETE and _complete(t.params, space)]
+    sign = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
+    Y = _finite(sign * np.array([t.values for t in done], dtype=float).reshape(len(done), len(sign)))
+    counts = sorted({len(t.constraints) for t in done})
+    if len(counts) > 1:
+        raise ValueError(
+            f"trials must have the same constraints, got {' and '.join(map(str, counts))} of them; "
+            "set each constraint in every trial"
+        )
+    C = np.array([list(t.constraints.values()) for t in done], dtype=float).reshape(len(done), counts[0] if done else 0)
+    noise = None
+    if done and all(NOISE in t.user_attrs for t in done):
+        noise = np.array([np.broadcast_to(t.user_attrs[NOISE], len(sign)) for t in done], dtype=float)
+    running = [t for t in trials if t.state == TrialState.RUNNING and t.number != number and t._trial_id not in dead]
+    told = {t.number: read(t) for t in trials if number is None or t.number < number}
+    pending = [{**(kept.parameters if (kept := told.get(t.number)) else {}), **t.params} for t in running]
+    fits = [one for n, one in sorted(told.items()) if one is not None and one.records]
+    return History(
+        space.encode([t.params for t in done]),
+        Y,
+        _finite(C),
+        noise,
+        space.encode([p for p in pending if _complete(p, space)]),
+        fits[-1] if fits else None,
+    )
+
+
+def _complete(parameters: Parameters, space: Space) -> bool:
+    """Whether every parameter that exists beside these is among them, with a value of the space."""
+    for name, distribution in space.parameters.items():
+        if not space.exists(name, parameters):
+            continue
+        if name not in parameters:
+            return False
+        if not distribution._contains(distribution.to_internal_repr(parameters[name])):
+            return False
+    return True
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Infinite entries replaced by the extremes of their column."""
+    for column in values.T:
+        known = column[np.isfinite(column)]
+        low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
+        np.clip(column, low, high, out=column)
+    return values

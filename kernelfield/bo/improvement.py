@@ -1,0 +1,152 @@
+"""Acquisition functions of means and standard deviations, in closed form with their slopes.
+
+With z = (mean - best) / std and h(z) = phi(z) + z Phi(z),
+
+    log EI = log std + log h(z),      dlog EI = (Phi(z) dmean + phi(z) dstd) / (std h(z)),
+
+which stays finite where the improvement itself underflows. Constraints c(x) <= 0 that are independent
+of the objective multiply it by Phi(-mean_c / std_c). All is maximised.
+
+Sources: Ament et al. (2023), "Unexpected Improvements to Expected Improvement for Bayesian
+Optimization", eq. (8)-(9); Gardner et al. (2014), "Bayesian Optimization with Inequality
+Constraints".
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernelfield.bo.moments import Moments
+
+FAR = -60.0  # z below which four terms of the asymptotic series of h are exact, and its own formula cancels
+LOG_NORMAL = 0.5 * math.log(2 * math.pi)
+
+
+class Acquisition(ABC):
+    """A function of points X (r, d), the larger the better the point."""
+
+    @abstractmethod
+    def values(self, X: Tensor) -> Tensor:
+        """Its values (r,)."""
+
+    @abstractmethod
+    def slopes(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Its values (r,) and slopes (r, d)."""
+
+
+class Pointwise(Acquisition):
+    """A function of one output's mean and standard deviation at each point."""
+
+    moments: Moments
+
+    @abstractmethod
+    def of(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values (r,) and their slopes in mean and standard deviation."""
+
+    def values(self, X: Tensor) -> Tensor:
+        return self.of(*self.moments.values(X))[0]
+
+    def slopes(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        law = self.moments.at(X)
+        value, dmean, dstd = self.of(law.mean, law.std)
+        return value, law.pull(dmean, dstd)
+
+
+@dataclass(frozen=True, eq=False)
+class LogImprovement(Pointwise):
+    """The logarithm of the expected improvement over `best`."""
+
+    moments: Moments
+    best: float
+
+    def of(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z = (mean - self.best) / std
+        log_h = log_partial_expectation(z)
+        log_improvement = log_h + std.log()
+        dmean = (torch.special.log_ndtr(z) - log_improvement).exp()
+        dstd = (-0.5 * z.square() - LOG_NORMAL - log_improvement).exp()
+        return log_improvement, dmean, dstd
+
+
+@dataclass(frozen=True, eq=False)
+class LogProbability(Pointwise):
+    """The logarithm of P(f > best), or of P(f <= best) with sign = -1."""
+
+    moments: Moments
+    best: float
+    sign: float = 1.0
+
+    def of(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z = self.sign * (mean - self.best) / std
+        value = torch.special.log_ndtr(z)
+        dz = (-0.5 * z.square() - LOG_NORMAL - value).exp()
+        return value, self.sign * dz / std, -dz * z / std
+
+
+@dataclass(frozen=True, eq=False)
+class UpperBound(Pointwise):
+    """mean + width * std."""
+
+    moments: Moments
+    width: float
+
+    def of(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return mean + self.width * std, torch.ones_like(mean), torch.full_like(std, self.width)
+
+
+@dataclass(frozen=True, eq=False)
+class Total(Acquisition):
+    """The sum of acquisition functions: of logarithms, the product of independent ones."""
+
+    parts: Sequence[Acquisition]
+
+    def values(self, X: Tensor) -> Tensor:
+        return torch.stack([part.values(X) for part in self.parts]).sum(0)
+
+    def slopes(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        values, slopes = zip(*(part.slopes(X) for part in self.parts), strict=True)
+        return torch.stack(values).sum(0), torch.stack(slopes).sum(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Differentiable(Acquisition):
+    """A function from points (r, d) to values (r,), each of its own point, that torch can differentiate."""
+
+    function: Callable[[Tensor], Tensor]
+
+    def values(self, X: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.function(X)
+
+    def slopes(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            X = X.detach().requires_grad_()
+            value = self.function(X)
+            (slope,) = torch.autograd.grad(value.sum(), X)
+        return value.detach(), slope
+
+
+def log_partial_expectation(z: Tensor) -> Tensor:
+    """log(phi(z) + z Phi(z)), to rounding for every z.
+
+    >>> round(log_partial_expectation(torch.tensor([0.0])).item(), 4)  # log phi(0)
+    -0.9189
+    """
+    least = z.min().item() if len(z) else 0.0
+    upper = z.clamp_min(-1.0)
+    value = (torch.exp(-0.5 * upper.square() - LOG_NORMAL) + upper * torch.special.ndtr(upper)).log()
+    if least > -1:
+        return value
+    # Below, h(z) = phi(z) (1 - t), with t = |z| Phi(z) / phi(z) from the scaled complementary error function.
+    lower = z.clamp(FAR, -1.0)
+    t = -lower * torch.special.erfcx(-lower / math.sqrt(2)) * math.sqrt(math.pi / 2)
+    value = torch.where(z > -1, value, -0.5 * lower.square() - LOG_NORMAL + torch.log1p(-t))
+    if least > FAR:
+        return value
+    square = z.clamp_max(FAR).square()
+    series = -3 / square * (1 - 5 / square * (1 - 7 / square * (1 - 9 / square)))
+    return torch.where(z > FAR, value, -0.5 * square - LOG_NORMAL - square.log() + torch.log1p(series))

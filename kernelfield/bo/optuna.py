@@ -1,0 +1,135 @@
+"""FieldSampler: any surrogate of the package as a sampler of Optuna.
+
+It keeps nothing between calls. What it needs from one suggestion to the next, the hyperparameters from
+which the next fit starts, and what other processes need of it, the parameters of trials that still run,
+stands beside the trials in Optuna's storage. So any number of processes, started and stopped at any time,
+work on one study, and two samplers with the same seed suggest the same from the same trials.
+"""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gpytorch.kernels import Kernel
+
+from kernelfield.bo.fitting import recipe
+from kernelfield.bo.history import Told, history, write
+from kernelfield.bo.search import Budget
+from kernelfield.bo.space import Space
+from kernelfield.bo.suggestion import Settings, scattered, suggest
+from kernelfield.core.contracts import Model
+
+try:
+    from optuna import Study, logging
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.search_space import IntersectionSearchSpace
+    from optuna.storages._heartbeat import is_heartbeat_enabled
+    from optuna.study import StudyDirection
+    from optuna.trial import FrozenTrial, TrialState
+except ImportError as error:
+    raise ImportError("optimisation needs botorch and optuna; pip install 'kernelfield[bo]'") from error
+
+_logger = logging.get_logger(__name__)
+
+
+class FieldSampler(BaseSampler):
+    """Bayesian optimisation in Optuna with any surrogate.
+
+    surrogate : a name that `kernelfield models` lists, or a model such as Process("matern32").
+    kernel : with surrogate "gp", the kernel of the exact process: a name or any GPyTorch kernel.
+    acquisition : "auto", or a name of `kernelfield.bo.acquisition`.
+    space : where parameters are known beforehand, all of them, with conditions if some exist only beside
+        certain values of others; None learns them from the trials, and samples those that not every
+        trial has independently of the others.
+    startup_trials : trials at points of a quasi-random sequence before the surrogate is asked.
+    reference : the point that hypervolume is measured from, one number an objective.
+    most : trials that are fitted at most; of more, the best half of so many and a random rest.
+    budget : how hard the acquisition function is searched.
+    seed : of all randomness; None takes one from the operating system.
+
+    Where a trial's value is known with a variance, say so by
+    trial.set_user_attr("kernelfield:noise", variance). Constraints are those of `Trial.set_constraint`.
+
+    Errors: ValueError for an unknown surrogate or acquisition, or fewer than one start-up trial.
+
+    >>> import optuna
+    >>> optuna.logging.set_verbosity(optuna.logging.ERROR)
+    >>> study = optuna.create_study(sampler=FieldSampler(startup_trials=5, seed=0))
+    >>> study.optimize(lambda trial: (trial.suggest_float("x", -1, 1) - 0.3) ** 2, n_trials=12)
+    >>> abs(study.best_params["x"] - 0.3) < 0.01
+    True
+    """
+
+    def __init__(
+        self,
+        surrogate: str | Model = "gp",
+        *,
+        kernel: Kernel | str | None = None,
+        acquisition: str = "auto",
+        space: Space | Mapping[str, Any] | None = None,
+        startup_trials: int = 10,
+        reference: tuple[float, ...] | None = None,
+        most: int = 2000,
+        budget: Budget | None = None,
+        device: str = "cpu",
+        seed: int | None = None,
+        warn_independent_sampling: bool = True,
+    ) -> None:
+        if startup_trials < 1:
+            raise ValueError(f"startup_trials must be at least 1, as a surrogate needs a trial, got {startup_trials}")
+        self._settings = Settings(recipe(surrogate, kernel), acquisition, reference, most, budget or Budget(), device)
+        self._space = None if space is None else Space.of(space)
+        self._startup_trials = startup_trials
+        self._warn = warn_independent_sampling
+        self._seed = _entropy() if seed is None else seed
+
+    def reseed_rng(self) -> None:
+        self._seed = _entropy()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        if self._space is not None:
+            return dict(self._space.parameters)
+        common = IntersectionSearchSpace().calculate(study)
+        return {name: d for name, d in common.items() if not d.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if not search_space:
+            return {}
+        space = self._space or Space(search_space)  # type: ignore[arg-type]
+        dead = study._storage._get_stale_trial_ids(study._study_id) if is_heartbeat_enabled(study._storage) else ()  # type: ignore[attr-defined]
+        known = history(study.get_trials(deepcopy=False), study.directions, space, number=trial.number, dead=dead)
+        if not len(known.X) or len(known.X) + len(known.pending) < self._startup_trials:
+            told = scattered(space, trial.number, self._seed)
+        else:
+            signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions])
+            told = suggest(space, known, self._settings, signs, seed=self._derived(trial.number))
+        if fixed := trial.system_attrs.get("fixed_params"):  # by Study.enqueue_trial; nothing was said of that point
+            told = Told({**told.parameters, **fixed})
+        write(study._storage, trial._trial_id, told)
+        return dict(told.parameters)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if self._warn and self._startup_trials <= sum(
+            t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)
+        ):
+            _logger.warning(
+                f"{param_name!r} of trial {trial.number} is drawn at random, as not every trial has it; "
+                "give FieldSampler the space, with its conditions, to have it chosen by the surrogate"
+            )
+        space = Space({param_name: param_distribution})  # type: ignore[dict-item]
+        seed = self._derived(trial.number, zlib.crc32(param_name.encode()))
+        return space.decode(space.scattered(1, seed))[0][param_name]
+
+    def _derived(self, *key: int) -> int:
+        """A seed of its own for each trial, and each parameter of it."""
+        return int(np.random.SeedSequence([self._seed, *key]).generate_state(1)[0]) % 2**31
+
+
+def _entropy() -> int:
+    return int(np.random.SeedSequence().generate_state(1)[0])

@@ -1,0 +1,163 @@
+"""One suggestion: surrogates are fitted to the trials, and an acquisition function is maximised.
+
+A suggestion is a function of the trials, the settings and a seed, and of nothing else: two processes
+with the same history and seed suggest the same.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernelfield.bo.acquisition import Situation, acquisition, check_name
+from kernelfield.bo.fitting import Fitted, Record, fit
+from kernelfield.bo.history import History, Told
+from kernelfield.bo.moments import moments
+from kernelfield.bo.search import Budget, Found, maximise
+from kernelfield.bo.space import Space
+from kernelfield.core.contracts import Model
+from kernelfield.core.numerics import NotPositiveDefinite, threads_for
+
+SAME = 1e-9  # of a side of the cube: points nearer than this are one
+LEADERS = 5  # best trials about which the search looks
+EXTRA = 64  # points tried in place of one that has been tried already
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How points are suggested.
+
+    model : of each objective and constraint.
+    acquisition : its name; see `kernelfield.bo.acquisition`.
+    reference : the point that hypervolume is measured from, one number an objective in its own units.
+    most : trials that are fitted; of more, the best half of so many and a random rest.
+    device : where fits run.
+
+    Errors: ValueError for an unknown acquisition, or fewer than 10 trials.
+    """
+
+    model: Model
+    acquisition: str = "auto"
+    reference: tuple[float, ...] | None = None
+    most: int = 2000
+    budget: Budget = field(default_factory=Budget)
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_name(self.acquisition)
+        if self.most < 10:
+            raise ValueError(f"most is the number of trials that are fitted and must be at least 10, got {self.most}")
+
+
+def scattered(space: Space, index: int, seed: int) -> Told:
+    """The point of this index in a quasi-random sequence over the space."""
+    return Told(space.decode(space.scattered(index + 1, seed)[index:])[0])
+
+
+def suggest(space: Space, known: History, settings: Settings, signs: np.ndarray, *, seed: int) -> Told:
+    """The next point, given at least one complete trial.
+
+    signs (m,) : 1 where an objective is maximised, -1 where it is minimised.
+    """
+    known = _thinned(known, settings.most, seed)
+    device = torch.device(settings.device)
+    columns = [*known.Y.T, *known.C.T]
+    records: Sequence[Record | None] = known.told.records if known.told else ()
+    if len(records) != len(columns):
+        records = [None] * len(columns)
+    X = torch.from_numpy(known.X).to(device)
+    with threads_for(len(X)):
+        try:
+            fits = [
+                _fitted(settings.model, X, column, known, j, records[j], seed + j) for j, column in enumerate(columns)
+            ]
+        except NotPositiveDefinite as error:
+            warnings.warn(
+                f"the surrogate could not be fitted, so the next point is a random one: {error}", stacklevel=2
+            )
+            return scattered(space, len(known.X), seed)
+        m = known.Y.shape[1]
+        reference = None
+        if settings.reference is not None:
+            reference = torch.tensor(signs * np.array(settings.reference), device=device)
+        situation = Situation(
+            [one.surrogate for one in fits[:m]],
+            [one.surrogate for one in fits[m:]],
+            X,
+            torch.from_numpy(known.Y).to(device),
+            torch.from_numpy(known.feasible).to(device),
+            torch.from_numpy(known.pending).to(device),
+            reference,
+            seed,
+        )
+        aim = acquisition(settings.acquisition, situation)
+        found = maximise(aim, space, near=_leaders(known), seed=seed, budget=settings.budget, device=device)
+        point, value = _new(found, known, space, seed)
+        expected = _expected(fits[:m], torch.from_numpy(point).to(X), signs)
+    return Told(space.decode(point)[0], *expected, value, tuple(one.record for one in fits))
+
+
+def _fitted(
+    model: Model, X: Tensor, column: np.ndarray, known: History, index: int, record: Record | None, seed: int
+) -> Fitted:
+    """The surrogate of an objective, or of a constraint where the index is beyond the objectives."""
+    weight = None
+    if known.noise is not None and index < known.noise.shape[1]:
+        noise = known.noise[:, index]
+        weight = torch.from_numpy(noise.mean() / noise).to(X)
+    y = torch.from_numpy(np.ascontiguousarray(column)).to(X)
+    return fit(model, X, y, weight=weight, record=record, generator=torch.Generator().manual_seed(seed))
+
+
+def _thinned(known: History, most: int, seed: int) -> History:
+    """At most so many trials: the better half of them the best, the rest at random."""
+    n = len(known.X)
+    if n <= most:
+        return known
+    order = _ranked(known)
+    rest = np.random.default_rng(seed).permutation(order[most // 2 :])[: most - most // 2]
+    kept = np.sort(np.concatenate([order[: most // 2], rest]))
+    noise = None if known.noise is None else known.noise[kept]
+    return History(known.X[kept], known.Y[kept], known.C[kept], noise, known.pending, known.told)
+
+
+def _ranked(known: History) -> np.ndarray:
+    """Trials (n,), the best first: feasible ones by their standardised values, then by their violation."""
+    spread = known.Y.std(0)
+    value = ((known.Y - known.Y.mean(0)) / np.where(spread > 0, spread, 1.0)).sum(1)
+    scale = np.abs(known.C).max(0, initial=0.0) if len(known.C) else np.empty(0)
+    violation = (known.C.clip(min=0) / np.where(scale > 0, scale, 1.0)).sum(1)
+    return np.lexsort((-value, violation))
+
+
+def _leaders(known: History) -> np.ndarray:
+    """The best trials, of several objectives the best of each too."""
+    best = [int(column.argmax()) for column in known.Y.T] if known.Y.shape[1] > 1 else []
+    return known.X[np.unique([*_ranked(known)[:LEADERS], *best])]
+
+
+def _new(found: Found, known: History, space: Space, seed: int) -> tuple[np.ndarray, float]:
+    """The best end (1, d) where nothing has been tried and nothing runs; else a point near it in rank."""
+    taken = np.concatenate([known.X, known.pending])
+    if not space.columns:
+        return found.points[:1], float(found.values[0])
+    others = space.scattered(EXTRA, seed + 1)
+    points = np.concatenate([found.points, others])
+    values = np.concatenate([found.values, np.full(len(others), np.nan)])
+    for point, value in zip(points, values, strict=True):
+        if not (np.abs(taken - point).max(1) < SAME).any():
+            return point[None], float(value)
+    return found.points[:1], float(found.values[0])  # a finite space that is used up: measure its best point again
+
+
+def _expected(fits: Sequence[Fitted], point: Tensor, signs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What the surrogates of the objectives expect, in the user's directions; nothing where that is infinite."""
+    try:
+        laws = [moments(one.surrogate).values(point) for one in fits]
+    except ValueError:
+        return (), ()
+    mean = tuple(float(sign * mean) for sign, (mean, _) in zip(signs, laws, strict=True))
+    return mean, tuple(float(std) for _, std in laws)

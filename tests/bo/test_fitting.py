@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+
+from kernelfield.bo.fitting import Fitted, Record, fit, recipe
+from kernelfield.kernels.stationary import RBF
+from kernelfield.models.neural.ensemble import Ensemble
+from kernelfield.models.process import Process
+
+
+def trials(n: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    X = torch.rand(n, 3, generator=torch.Generator().manual_seed(seed))
+    return X, 100 + 30 * torch.sin(3 * X).sum(1)
+
+
+def fitted(model: Process, n: int = 25, record: Record | None = None) -> Fitted:
+    return fit(model, *trials(n), record=record, generator=torch.Generator().manual_seed(0))
+
+
+def test_surrogates_speak_of_the_cube_and_the_values_as_they_are() -> None:
+    X, y = trials(40)
+    one = fitted(Process(), 40).surrogate
+    assert one.posterior(X).mean[:, 0] == pytest.approx(y, abs=0.5)
+
+
+def test_priors_are_those_of_the_cube_wherever_the_trials_lie() -> None:
+    """Trials in a corner: lengthscales would follow their spread if it were the data that scaled them."""
+    X, y = trials(12)
+    corner = fit(Process(steps=0), 0.01 * X, y, generator=torch.Generator()).surrogate
+    whole = fit(Process(steps=0), X, y, generator=torch.Generator()).surrogate
+    for one in (corner, whole):
+        assert one.inner.kernel.lengthscale.flatten() == pytest.approx([math.sqrt(3)] * 3)
+
+
+@pytest.mark.parametrize("kernel", ["matern52", "nngp"])
+def test_the_next_fit_starts_where_the_last_one_ended(kernel: str) -> None:
+    model = Process(kernel, steps=30, restarts=1)
+    first = fitted(model)
+    again = fit(Process(kernel, steps=0), *trials(25), record=first.record, generator=torch.Generator().manual_seed(0))
+    assert again.surrogate.inner.log_evidence == pytest.approx(first.surrogate.inner.log_evidence, rel=1e-9)
+    assert again.surrogate.inner.noise == pytest.approx(first.surrogate.inner.noise)
+
+
+def test_many_trials_are_learned_from_again_when_they_have_grown_by_a_tenth() -> None:
+    record = Record(200, 0.01, (0.0,) * 4)
+    assert Record(90, 0.01, ()).due(91)
+    assert not record.due(219)
+    assert record.due(220)
+    held = fitted(Process(), 201, record)
+    assert held.record.rows == 200
+    assert held.record.parameters == pytest.approx(record.parameters)
+    assert not held.surrogate.inner.searches
+    learned = fitted(Process(), 201, Record(150, 0.01, (0.0,) * 4))
+    assert learned.record.rows == 201
+
+
+def test_a_record_of_another_space_is_passed_over() -> None:
+    found = fitted(Process(steps=5), 20, Record(20, 0.1, (0.0, 0.0)))
+    assert found.record.rows == 20
+    assert len(found.record.parameters) == 4
+
+
+def test_known_noise_stands_for_itself() -> None:
+    X, y = trials(20)
+    weight = torch.ones(20)
+    weight[3] = 1e-6  # a trial that says next to nothing
+    wrong = y.clone()
+    wrong[3] += 1000
+    kept = fit(Process(), X, wrong, weight=weight, generator=torch.Generator().manual_seed(0)).surrogate
+    assert kept.posterior(X).mean[[0, 1, 2, 4], 0] == pytest.approx(y[[0, 1, 2, 4]], abs=25)
+    assert kept.posterior(X).mean[3, 0].item() == pytest.approx(y[3].item(), abs=60)
+
+
+def test_constant_values_can_be_fitted() -> None:
+    X, y = trials(6)
+    one = fit(Process(), X, torch.full_like(y, 4.0), generator=torch.Generator().manual_seed(0)).surrogate
+    assert one.posterior(X).mean.flatten() == pytest.approx([4.0] * 6)
+
+
+def test_a_recipe_is_a_name_a_model_or_a_kernel() -> None:
+    assert isinstance(recipe("ensemble"), Ensemble)
+    model = Process("rbf")
+    assert recipe(model) is model
+    kernel = RBF(ard_num_dims=3)
+    assert recipe("gp", kernel).kernel is kernel
+    with pytest.raises(ValueError, match="did you mean"):
+        recipe("ensembel")
+    with pytest.raises(ValueError, match="got 'nngp'"):
+        recipe("nngp", kernel)
+    with pytest.raises(ValueError, match="got 3"):
+        recipe(3)  # type: ignore[arg-type]

@@ -1,0 +1,135 @@
+import datetime
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from kernelfield.bo.fitting import Record
+from kernelfield.bo.history import NOISE, PIECE, TOLD, Told, history, read, write
+from kernelfield.bo.space import Space
+
+SPACE = Space.of({"x": (0.0, 10.0), "k": (1, 3)})
+BOX = {"x": FloatDistribution(0.0, 10.0), "k": IntDistribution(1, 3)}
+
+
+def study(*directions: str) -> optuna.Study:
+    return optuna.create_study(directions=list(directions or ("minimize",)), sampler=optuna.samplers.RandomSampler(0))
+
+
+def add(to: optuna.Study, x: float, values: object, **settings: object) -> None:
+    to.add_trial(create_trial(params={"x": x, "k": 2}, distributions=BOX, values=values, **settings))  # type: ignore[arg-type]
+
+
+def known(of: optuna.Study, **settings: object):
+    return history(of.get_trials(), of.directions, SPACE, **settings)  # type: ignore[arg-type]
+
+
+def test_values_are_turned_so_that_more_is_better() -> None:
+    both = study("minimize", "maximize")
+    add(both, 5.0, [1.0, 2.0])
+    found = known(both)
+    assert found.Y.tolist() == [[-1.0, 2.0]]
+    assert found.X.tolist() == [[0.5, 0.5]]
+    assert found.feasible.tolist() == [True]
+
+
+def test_infinite_values_count_as_the_worst_that_was_seen() -> None:
+    one = study()
+    for x, value in ((1.0, 3.0), (2.0, float("inf")), (3.0, 5.0), (4.0, float("-inf"))):
+        add(one, x, [value])
+    assert known(one).Y[:, 0].tolist() == [-3.0, -5.0, -5.0, -3.0]
+
+
+def test_failed_and_pruned_trials_are_left_out() -> None:
+    one = study()
+    add(one, 1.0, [3.0])
+    add(one, 2.0, None, state=TrialState.FAIL)
+    add(one, 2.0, None, state=TrialState.PRUNED)
+    assert len(known(one).X) == 1
+
+
+def test_constraints_say_what_is_feasible() -> None:
+    one = study()
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 10.0)
+        trial.suggest_int("k", 1, 3)
+        trial.set_constraint("low", x - 5)
+        trial.set_constraint("high", float("inf") if trial.number == 2 else -1.0)
+        return x
+
+    for x in (1.0, 9.0, 2.0, 3.0):
+        one.enqueue_trial({"x": x, "k": 1})
+    one.optimize(objective, n_trials=4)
+    found = known(one)
+    assert found.C.shape == (4, 2)
+    assert found.feasible[[0, 1, 3]].tolist() == [True, False, True]
+    assert np.isfinite(found.C).all()
+
+
+def test_trials_with_different_constraints_are_refused() -> None:
+    one = study()
+    for number in range(2):
+        trial = one.ask(fixed_distributions=BOX)
+        if number:
+            trial.set_constraint("low", 1.0)
+        one.tell(trial, 1.0)
+    with pytest.raises(ValueError, match="got 0 and 1"):
+        known(one)
+
+
+def test_known_noise_is_read_where_every_trial_has_it() -> None:
+    one = study()
+    add(one, 1.0, [3.0], user_attrs={NOISE: 0.25})
+    assert known(one).noise.tolist() == [[0.25]]
+    add(one, 2.0, [3.0])
+    assert known(one).noise is None
+
+
+def test_a_running_trial_is_pending_where_its_process_was_told_to_go() -> None:
+    one = study()
+    running, own = one.ask(), one.ask()
+    assert len(known(one).pending) == 0  # nobody knows yet where it is
+    write(one._storage, running._trial_id, Told({"x": 7.5, "k": 3}))
+    assert known(one, number=own.number).pending.tolist() == [[0.75, 1.0]]
+    assert len(known(one, number=running.number).pending) == 0
+    assert len(known(one, dead=[running._trial_id]).pending) == 0
+    running.suggest_float("x", 0.0, 10.0)  # what the objective was told in the end counts
+    assert known(one).pending[0, 0] == pytest.approx(running.params["x"] / 10)
+
+
+def test_what_was_told_survives_in_pieces_that_databases_hold() -> None:
+    one = study()
+    trial = one.ask()
+    record = Record(12, 0.012345678, tuple(np.random.default_rng(0).normal(size=400).tolist()))
+    told = Told({"x": 1 / 3, "k": 2}, (0.5,), (0.1,), -3.0, (record, None))
+    write(one._storage, trial._trial_id, told)
+    pieces = one.trials[0].system_attrs
+    assert len(pieces) > 2
+    assert all(len(piece) <= PIECE for piece in pieces.values())
+    back = read(one.trials[0])
+    assert back.parameters == told.parameters
+    assert (back.mean, back.std, back.value) == (told.mean, told.std, told.value)
+    assert back.records[1] is None
+    assert back.records[0].rows == 12
+    assert back.records[0].parameters == pytest.approx(record.parameters, rel=1e-6)
+
+
+def test_half_written_words_are_not_read() -> None:
+    one = study()
+    trial = one.ask()
+    one._storage.set_trial_system_attr(trial._trial_id, f"{TOLD}:0", '[{"x": 0.1, "k"')
+    assert read(one.trials[0]) is None
+    assert read(FrozenTrial(0, TrialState.RUNNING, None, datetime.datetime.now(), None, {}, {}, {}, {}, {}, 0)) is None
+
+
+def test_the_latest_surrogate_speaks_for_the_next() -> None:
+    one = study()
+    trials = [one.ask() for _ in range(3)]
+    for trial, rows in zip(trials, (5, 6, 7), strict=True):
+        write(one._storage, trial._trial_id, Told({"x": 1.0, "k": 2}, records=(Record(rows, 0.1, (0.0,)),)))
+    assert known(one).told.records[0].rows == 7
+    assert known(one, number=2).told.records[0].rows == 6  # later trials are no part of the history of an earlier one
+    assert known(one, number=0).told is None

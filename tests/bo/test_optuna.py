@@ -1,0 +1,169 @@
+import pickle
+
+import numpy as np
+import optuna
+import pytest
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
+    RelativeSamplerTestCase,
+)
+
+from kernelfield.bo.history import read
+from kernelfield.bo.optuna import FieldSampler
+from kernelfield.bo.search import Budget
+from kernelfield.bo.space import Condition, Space
+from kernelfield.core.contracts import Model
+from kernelfield.kernels.stationary import Matern
+from kernelfield.models.neural.ensemble import Ensemble
+from kernelfield.models.neural.train import Training
+from kernelfield.models.process import Process
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+QUICK = Budget(raw=32, starts=2, steps=10)
+SURROGATES: dict[str, str | Model] = {
+    "gp": Process(restarts=1, steps=10),
+    "nngp": Process("nngp", restarts=1, steps=3),
+    "ensemble": Ensemble(members=3, training=Training(steps=20)),
+}
+# Optuna's suites try every sampler at a hundred sizes and kinds of space: the slow ones for networks.
+CHOSEN = ["gp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nngp", "ensemble"))]
+
+
+class _Suite:
+    """What the suites ask of, for each surrogate."""
+
+    @pytest.fixture(params=CHOSEN)
+    def sampler(self, request: pytest.FixtureRequest):  # noqa: ANN201
+        surrogate = SURROGATES[request.param]
+        return lambda: FieldSampler(surrogate, startup_trials=3, budget=QUICK, warn_independent_sampling=False)
+
+
+class TestBasic(_Suite, BasicSamplerTestCase):
+    """Optuna's own tests of any sampler."""
+
+
+class TestRelative(_Suite, RelativeSamplerTestCase):
+    """Optuna's own tests of samplers of several parameters at once."""
+
+
+class TestMultiObjective(_Suite, MultiObjectiveSamplerTestCase):
+    """Optuna's own tests of samplers for several objectives."""
+
+
+def bowl(trial: optuna.Trial) -> float:
+    return (trial.suggest_float("x", -3, 3) - 1) ** 2 + (trial.suggest_float("y", 0.01, 100, log=True) - 1) ** 2 / 50
+
+
+def sampler(seed: int | None = 0, **settings: object) -> FieldSampler:
+    return FieldSampler(**{"startup_trials": 5, "budget": QUICK, "seed": seed, **settings})  # type: ignore[arg-type]
+
+
+def test_a_bowl_is_minimised_within_a_few_trials() -> None:
+    study = optuna.create_study(sampler=sampler(budget=None))
+    study.optimize(bowl, n_trials=18)
+    assert study.best_value < 0.01
+
+
+def test_two_fresh_samplers_suggest_the_same_from_the_same_history() -> None:
+    study = optuna.create_study(sampler=sampler())
+    study.optimize(bowl, n_trials=9)
+    twins = []
+    for _ in range(2):
+        twin = optuna.create_study(sampler=sampler())
+        twin.add_trials(study.trials)
+        trial = twin.ask()
+        bowl(trial)
+        twins.append(trial.params)
+    assert twins[0] == twins[1]
+    assert twins[0] != study.trials[-1].params
+
+
+def test_a_sampler_may_be_replaced_between_trials() -> None:
+    whole = optuna.create_study(sampler=sampler())
+    whole.optimize(bowl, n_trials=10)
+    parts = optuna.create_study(sampler=sampler())
+    for _ in range(10):
+        parts.sampler = pickle.loads(pickle.dumps(sampler()))
+        parts.optimize(bowl, n_trials=1)
+    assert [t.params for t in parts.trials] == [t.params for t in whole.trials]
+
+
+def test_other_seeds_search_otherwise() -> None:
+    points = []
+    for seed in (0, 1, None, None):
+        study = optuna.create_study(sampler=sampler(seed))
+        study.optimize(bowl, n_trials=2)
+        points.append(study.trials[0].params["x"])
+    assert len(set(points)) == 4
+
+
+def test_parallel_suggestions_differ() -> None:
+    study = optuna.create_study(sampler=sampler())
+    study.optimize(bowl, n_trials=6)
+    asked = [study.ask() for _ in range(5)]
+    for trial in asked:
+        bowl(trial)
+    points = np.array([[t.params["x"], np.log(t.params["y"])] for t in asked])
+    gaps = np.abs(points[:, None] - points).max(-1) + np.eye(5)
+    assert gaps.min() > 1e-4
+
+
+def test_suggestions_carry_what_was_expected_of_them() -> None:
+    study = optuna.create_study(directions=["maximize"], sampler=sampler())
+    study.optimize(lambda trial: 5 - bowl(trial), n_trials=12)
+    told = [read(trial) for trial in study.trials]
+    assert told[0] is None  # nobody knew the space before the first trial
+    assert not any(one.mean for one in told[1:5])
+    for one, trial in zip(told[8:], study.trials[8:], strict=True):
+        assert abs(one.mean[0] - trial.value) < 5 * one.std[0] + 0.5
+        assert one.parameters == trial.params
+
+
+def test_conditional_parameters_are_chosen_together() -> None:
+    space = Space.of({"kind": ["line", "wave"], "height": (0.0, 1.0), "speed": (0.0, 1.0)})
+    space = Space(space.parameters, {"height": Condition("kind", ("line",)), "speed": Condition("kind", ("wave",))})
+
+    def objective(trial: optuna.Trial) -> float:
+        if trial.suggest_categorical("kind", ["line", "wave"]) == "line":
+            return 1 + (trial.suggest_float("height", 0, 1) - 0.2) ** 2
+        return (trial.suggest_float("speed", 0, 1) - 0.7) ** 2
+
+    study = optuna.create_study(sampler=sampler(space=space, budget=None))
+    study.optimize(objective, n_trials=20)
+    assert study.best_params["kind"] == "wave"
+    assert study.best_params["speed"] == pytest.approx(0.7, abs=0.05)
+
+
+def test_constraints_of_trials_are_kept() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0, 1)
+        trial.set_constraint("left", x - 0.4)
+        return -x
+
+    study = optuna.create_study(sampler=sampler(budget=None))
+    study.optimize(objective, n_trials=15)
+    points = np.array([t.params["x"] for t in study.trials])
+    assert points[points <= 0.4].max() > 0.39
+    assert points[8:].max() < 0.45  # the limit is felt for, not passed by
+
+
+def test_any_kernel_can_be_given() -> None:
+    study = optuna.create_study(sampler=sampler(kernel=Matern(1.5, ard_num_dims=2)))
+    study.optimize(bowl, n_trials=8)
+    assert len(study.trials) == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"surrogate": "ggp"}, "did you mean gp"),
+        ({"acquisition": "logei"}, "did you mean log_ei"),
+        ({"startup_trials": 0}, "at least 1, as a surrogate needs a trial, got 0"),
+        ({"surrogate": "nngp", "kernel": "rbf"}, "got 'nngp'"),
+        ({"space": {"x": (1.0, 0.0)}}, "the lower one first"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_at_once(settings: dict, words: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ValueError, match=words):
+        FieldSampler(**settings)
