@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING
 from kernelfield.core.version import __version__
 
 if TYPE_CHECKING:
+    from kernelfield.bo.adapter import to_botorch
+    from kernelfield.bo.loop import Optimizer
+    from kernelfield.bo.optuna import FieldSampler
+    from kernelfield.bo.space import Space
     from kernelfield.core.contracts import Data
     from kernelfield.core.mixing import InverseGamma, Unit
     from kernelfield.core.mixing_density import Grid, LogDensity
@@ -93,6 +97,7 @@ __all__ = [
     "ExpNormalized",
     "FieldClassifier",
     "FieldRegressor",
+    "FieldSampler",
     "Flatten",
     "Gabor",
     "Gamma",
@@ -121,6 +126,7 @@ __all__ = [
     "Mish",
     "Monomial",
     "NetworkKernel",
+    "Optimizer",
     "Polynomial",
     "Process",
     "Product",
@@ -145,6 +151,7 @@ __all__ = [
     "Sin",
     "Snake",
     "Softplus",
+    "Space",
     "Spectral",
     "SpectralMixture",
     "SpectralProduct",
@@ -173,6 +180,7 @@ __all__ = [
     "redraw",
     "sample_field",
     "save",
+    "to_botorch",
 ]
 
 _HOMES = {
@@ -201,6 +209,7 @@ _HOMES = {
     "ExpNormalized": "nets.smooth",
     "FieldClassifier": "estimators.classifier",
     "FieldRegressor": "estimators.regressor",
+    "FieldSampler": "bo.optuna",
     "Flatten": "nets.pooling",
     "Gabor": "nets.smooth",
     "Gamma": "core.mixing_laws",
@@ -229,6 +238,7 @@ _HOMES = {
     "Mish": "nets.quadrature",
     "Monomial": "nets.polynomials",
     "NetworkKernel": "kernels.network",
+    "Optimizer": "bo.loop",
     "Polynomial": "nets.polynomials",
     "Process": "models.process",
     "Product": "nets.algebra",
@@ -254,6 +264,7 @@ _HOMES = {
     "Sin": "nets.smooth",
     "Snake": "nets.quadrature",
     "Softplus": "nets.quadrature",
+    "Space": "bo.space",
     "Spectral": "models.spectral",
     "SpectralMixture": "kernels.spectral",
     "SpectralProduct": "kernels.spectral",
@@ -281,6 +292,7 @@ _HOMES = {
     "redraw": "nets.weights",
     "sample_field": "models.fields",
     "save": "estimators.persistence",
+    "to_botorch": "bo.adapter",
 }
 
 

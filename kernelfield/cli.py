@@ -1,4 +1,5 @@
-"""The command line: tables in; a model, predictions and an uncertainty report out. Or equations in, solutions out.
+"""The command line: tables in; a model, predictions and an uncertainty report out. Or equations in, solutions out;
+or a function in, its optimum out.
 
     kernelfield demo                                             see what it does
     kernelfield fit DATA.csv --target Y -o MODEL --report R.html
@@ -7,6 +8,8 @@
     kernelfield compare DATA.csv --target Y -o R.html
     kernelfield models
     kernelfield solve NAME -o FOLDER
+    kernelfield optimise MODULE:FUNCTION --space SPACE.toml --trials N
+    kernelfield bench bo --suite quick -o FOLDER
 
 Results go to standard output; notes, progress and errors to standard error, progress only to a
 terminal. Exit codes: 0 done, 1 the data or the request is wrong (one sentence says what and what
@@ -17,15 +20,18 @@ from typing import Annotated
 
 import typer
 
+from kernelfield.commands.bench import app as bench
 from kernelfield.commands.compare import compare
 from kernelfield.commands.listing import models
+from kernelfield.commands.optimise import optimise
 from kernelfield.commands.solve import solve
 from kernelfield.commands.tables import demo, fit, predict, report
 from kernelfield.core.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, fit, predict, report, compare, models, solve):
+for command in (demo, fit, predict, report, compare, models, solve, optimise):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 def _version(asked: bool) -> None:
@@ -38,4 +44,4 @@ def _version(asked: bool) -> None:
 def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
-    """Regression and classification with uncertainty from tables: fit, predict, report. Equations too: solve."""
+    """Regression and classification with uncertainty from tables: fit, predict, report. Also: solve, optimise."""

@@ -4,9 +4,12 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.table import Column, Table
+from rich.text import Text
 
 
 class _Listener(logging.Handler):
@@ -67,3 +70,35 @@ def race(console: Console, names: Sequence[str], total: int) -> Iterator[Callabl
 
         with _listening(lambda text: progress.update(tasks[running[0]], state=text)):
             yield tell
+
+
+LATEST = 12  # rows of a ledger that are seen at a time
+Tell = Callable[[int, Sequence[str], str], None]
+
+
+@contextmanager
+def ledger(console: Console, headings: Sequence[str]) -> Iterator[Tell]:
+    """The latest rows of a table that grows, on a terminal; a row told again by its key takes its own place.
+
+    Told too is the line above the table. Elsewhere than on a terminal nothing is shown.
+    """
+    if not console.is_terminal:
+        yield lambda key, cells, caption: None
+        return
+    rows: dict[int, Sequence[str]] = {}
+
+    def drawn(caption: str) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=caption, title_justify="left")
+        for heading in headings:
+            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        for key in sorted(rows)[-LATEST:]:
+            table.add_row(*(Text(cell) for cell in rows[key]))
+        return table
+
+    with Live(drawn(""), console=console, transient=True) as live:
+
+        def tell(key: int, cells: Sequence[str], caption: str) -> None:
+            rows[key] = cells
+            live.update(drawn(caption))
+
+        yield tell

@@ -25,6 +25,7 @@ SEES = {  # layer: the layers it may import from, beside itself
     "optimising": {"core", "bo", "uq"},
     "commands": {
         "core",
+        "bo",
         "models",
         "estimators",
         "uq",

@@ -6,7 +6,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from kernelfield.progress import bar, race, status
+from kernelfield.progress import bar, ledger, race, status
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -42,3 +42,15 @@ def test_a_race_shows_every_model_and_follows_the_one_that_runs(terminal: bool) 
         log.info("step [nine]")
     assert (list(log.handlers), log.level) == before
     assert all((word in out.getvalue()) == terminal for word in ("gp", "nngp", "NLL 3.2", "1/2", "step [nine]"))
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_ledger_shows_its_latest_rows_each_once(terminal: bool) -> None:
+    out = io.StringIO()
+    with ledger(Console(file=out, force_terminal=terminal, width=120), ("trial", "value")) as tell:
+        for number in range(15):
+            tell(number, (f"<{number}>", "running"), "none of 15")
+        tell(14, ("<14>", "0.[25]"), "1 of 15")
+    last = out.getvalue().rpartition("1 of 15")[2]
+    assert all((word in last) == terminal for word in ("<14>", "<3>", "0.[25]"))
+    assert "<2>" not in last

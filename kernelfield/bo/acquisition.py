@@ -8,6 +8,10 @@
     qlog_nehvi   noisy expected hypervolume improvement, of several objectives, by samples
     qlog_nparego a random scalarisation of several objectives, by samples
     mes          max-value entropy search
+    jes          joint entropy search
+    kg           logarithm of the knowledge gradient; see `kernelfield.bo.knowledge_gradient`
+    go_ucb       the greatest value that plausible weights of a trained network have; see `kernelfield.bo.optimistic`
+    ntk_ucb      the same, the network linearised; for an exact process, `ucb` is this
     auto         log_ei for one objective, qlog_nehvi for several
 
 The first three are in closed form where the surrogate is an exact process. Trials that still run are
@@ -17,7 +21,8 @@ the best value seen, which noise makes too high.
 
 Sources: Ament et al. (2023) for the logarithms; Daulton, Balandat & Bakshy (2021), "Parallel Bayesian
 Optimization of Multiple Noisy Objectives with Expected Hypervolume Improvement"; Wang & Jegelka
-(2017), "Max-value Entropy Search for Efficient Bayesian Optimization".
+(2017), "Max-value Entropy Search for Efficient Bayesian Optimization"; Hvarfner, Hutter & Nardi (2022),
+"Joint Entropy Search for Maximally-Informed Bayesian Optimization".
 """
 
 import difflib
@@ -28,6 +33,7 @@ from functools import cached_property, partial
 
 import torch
 from botorch.acquisition import AcquisitionFunction
+from botorch.acquisition.joint_entropy_search import qJointEntropySearch
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.max_value_entropy_search import qMaxValueEntropy
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
@@ -44,6 +50,7 @@ from torch import Tensor
 
 from kernelfield.bo.adapter import to_botorch
 from kernelfield.bo.binned import log_improvement
+from kernelfield.bo.conditioned import Belief
 from kernelfield.bo.improvement import (
     Acquisition,
     Differentiable,
@@ -53,7 +60,9 @@ from kernelfield.bo.improvement import (
     Total,
     UpperBound,
 )
+from kernelfield.bo.knowledge_gradient import KnowledgeGradient, Maxima
 from kernelfield.bo.moments import believed
+from kernelfield.bo.optimistic import greatest_value, linearised_bound
 from kernelfield.bo.thompson import path
 from kernelfield.core.posterior import Binned
 from kernelfield.estimators.scaling import Scaled
@@ -62,6 +71,8 @@ SAMPLES = 128  # of quasi-Monte-Carlo, as in BoTorch
 WIDTH = 2.0  # standard deviations of an upper bound
 PENALTY = 1e3  # of a unit of violation, in standard deviations of the objective
 CANDIDATES = 256  # points at which max-value entropy search looks for the greatest value
+RIVALS = 64  # functions drawn, where each of which is greatest the knowledge gradient compares means
+OPTIMA = 16  # functions drawn, of whose greatest values joint entropy search learns
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +153,13 @@ def _log_probability(situation: Situation) -> Acquisition:
 
 
 def _upper_bound(situation: Situation) -> Acquisition:
-    if situation.constraints:
-        raise ValueError("acquisition 'ucb' takes no constraints; use 'log_ei'")
+    _refuse_constraints("ucb", situation)
     return _settled(situation, lambda law: UpperBound(law, WIDTH))
+
+
+def _refuse_constraints(name: str, situation: Situation) -> None:
+    if situation.constraints:
+        raise ValueError(f"acquisition {name!r} takes no constraints; use 'log_ei'")
 
 
 def _settled(situation: Situation, make: Callable[..., Pointwise]) -> Acquisition:
@@ -224,11 +239,45 @@ def _scalarised(situation: Situation) -> Acquisition:
 
 
 def _entropy(situation: Situation) -> Acquisition:
+    _refuse_constraints("mes", situation)
     generator = torch.Generator().manual_seed(situation.seed)
     d = situation.X.shape[1]
     candidates = torch.rand(CANDIDATES, d, generator=generator, dtype=torch.double).to(situation.X)
     model = to_botorch(situation.objectives[0])
     return _from_botorch(qMaxValueEntropy(model, torch.cat([candidates, situation.X]), X_pending=_pending(situation)))
+
+
+def _joint_entropy(situation: Situation) -> Acquisition:
+    _refuse_constraints("jes", situation)
+    maxima, model = _maxima(situation, OPTIMA), to_botorch(situation.objectives[0])
+    pending = _pending(situation)
+    return _from_botorch(
+        # Conditioned on maxima without noise, BoTorch's models would keep that of observations.
+        qJointEntropySearch(model, maxima.points, maxima.values, condition_noiseless=False, X_pending=pending)
+    )
+
+
+def _knowledge(situation: Situation) -> Acquisition:
+    _refuse_constraints("kg", situation)
+    one, pending, best = situation.objectives[0], situation.pending, situation.expected[:, 0].argmax()
+    rivals = torch.cat([_maxima(situation, RIVALS).points, situation.X[best, None]]).unique(dim=0)
+    if not len(pending):
+        return Differentiable(KnowledgeGradient(one, rivals))
+    with torch.no_grad():
+        told = Belief(one).told(pending, one.posterior(pending).mean)
+    return Differentiable(KnowledgeGradient(told, rivals))
+
+
+def _maxima(situation: Situation, count: int) -> Maxima:
+    """Where drawn functions are greatest, the trials with the best means being among the places."""
+    near = situation.X[situation.expected[:, 0].topk(min(count, len(situation.X))).indices]
+    generator = torch.Generator().manual_seed(situation.seed)
+    return Maxima.drawn(situation.objectives[0], near, count, generator)
+
+
+def _optimistic(name: str, make: Callable[..., Acquisition], situation: Situation) -> Acquisition:
+    _refuse_constraints(name, situation)
+    return make(situation.objectives[0], situation.X, situation.Y[:, 0], situation.pending, WIDTH)
 
 
 def _joined(situation: Situation) -> Model:
@@ -278,6 +327,10 @@ NAMES: dict[str, Callable[[Situation], Acquisition]] = {
     "thompson": _thompson,
     "qlog_nei": _noisy_improvement,
     "mes": _entropy,
+    "jes": _joint_entropy,
+    "kg": _knowledge,
+    "go_ucb": partial(_optimistic, "go_ucb", greatest_value),
+    "ntk_ucb": partial(_optimistic, "ntk_ucb", linearised_bound),
     "qlog_nehvi": _hypervolume,
     "qlog_nparego": _scalarised,
 }

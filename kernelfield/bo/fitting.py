@@ -9,6 +9,7 @@ a `Record`, and are held while the trials have grown by less than a tenth: a fit
 one factorisation at most times, n^3 / 3 operations.
 """
 
+import copy
 import math
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from kernelfield.core.contracts import Data, Model
 from kernelfield.estimators.scaling import Affine, Scaled
 from kernelfield.kernels.named import named
+from kernelfield.kernels.stationary import Stationary
 from kernelfield.models.conditioned import FittedProcess
 from kernelfield.models.covariance import covariance
 from kernelfield.models.process import Process
@@ -75,10 +77,10 @@ def fit(
     weight: Tensor | None = None,
     record: Record | None = None,
     generator: torch.Generator,
+    x_map: Affine | None = None,
 ) -> Fitted:
-    """The surrogate of values y (n,) at points X (n, d) of the unit cube."""
-    d = X.shape[1]
-    x_map = Affine(X.new_full((d,), 0.5), X.new_full((d,), 1 / math.sqrt(12)))
+    """The surrogate of values y (n,) at points X (n, d), of the unit cube unless x_map says what the model sees."""
+    x_map = x_map or cube(X, X.shape[1])
     y_map = Affine.standardising(y[:, None])
     data = Data(x_map(X), y_map(y[:, None]), weight)
     if not isinstance(model, Process):
@@ -94,11 +96,14 @@ def fit(
     return Fitted(Scaled(fitted, x_map, y_map), kept)
 
 
+def cube(X: Tensor, d: int) -> Affine:
+    """What makes uniform points of the unit cube in d dimensions centred, of variance one."""
+    return Affine(X.new_full((d,), 0.5), X.new_full((d,), 1 / math.sqrt(12)))
+
+
 def _started(model: Process, data: Data, record: Record | None) -> Process:
     """The process with a kernel scaled to the cube, at the hyperparameters of the last fit."""
-    kernel = model.kernel
-    if not isinstance(kernel, Kernel):
-        kernel = named("matern52" if kernel is None else kernel, torch.ones_like(data.X[0]), data.Y.new_ones(()))
+    kernel = copy.deepcopy(model.kernel) if isinstance(model.kernel, Kernel) else _usual(model.kernel, data)
     if record is None or isinstance(model.noise, str):
         return replace(model, kernel=kernel)
     free = covariance(kernel, data.X)
@@ -108,3 +113,15 @@ def _started(model: Process, data: Data, record: Record | None) -> Process:
     steps = model.steps if record.due(len(data.X)) else 0
     restarts = min(model.restarts, 2 if len(data.X) <= FEW else 1)
     return replace(model, kernel=kernel, noise=record.noise, steps=steps, restarts=restarts)
+
+
+def _usual(name: str | None, data: Data) -> Kernel:
+    """The kernel of a name; the output scale of a stationary one is held at the size of the values.
+
+    Trials gather where values are alike. Left free, the scale would follow them, and the surrogate be too sure of
+    what lies elsewhere.
+    """
+    kernel = named("matern52" if name is None else name, torch.ones_like(data.X[0]), data.Y.new_ones(()))
+    if isinstance(kernel, Stationary):
+        kernel.raw_outputscale.requires_grad_(False)
+    return kernel

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from kernelfield.bo.pools import Told, propose
-from kernelfield.bo.problems import Direction
+from kernelfield.bo.problems.catalogue import Direction
 from kernelfield.kernels.pool import PoolKernel
 from kernelfield.kernels.weisfeiler_lehman import Key, LabelledGraph, Patterns, slopes, tally, weisfeiler_lehman
 from kernelfield.models.conditioned import FittedProcess

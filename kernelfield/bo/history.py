@@ -81,11 +81,26 @@ def read(trial: FrozenTrial) -> Told | None:
 
 
 @dataclass(frozen=True, eq=False)
+class Curves:
+    """What trials have shown at the steps that are looked at; see `kernelfield.bo.fidelity`.
+
+    Shapes: shares (k,) the steps, ascending, as shares of the longest run; values (n, k) more is better, NaN where
+    nothing was seen; reference the place of the step at which trials are compared; begun, how many trials.
+    """
+
+    shares: np.ndarray
+    values: np.ndarray
+    reference: int
+    begun: int
+
+
+@dataclass(frozen=True, eq=False)
 class History:
     """Trials over a space.
 
     Shapes: X (n, d), Y (n, m) more is better, C (n, c) feasible where at most 0, noise (n, m) variances or
-    None, pending (p, d), told the latest that a surrogate has said.
+    None, pending (p, d), told the latest that a surrogate has said. With curves, X are all trials that have shown
+    something, Y their latest values, and C is NaN where a trial has not said.
     """
 
     X: np.ndarray
@@ -94,6 +109,12 @@ class History:
     noise: np.ndarray | None
     pending: np.ndarray
     told: Told | None
+    curves: Curves | None = None
+
+    @property
+    def begun(self) -> int:
+        """How many trials have been, or are, at work."""
+        return len(self.X) + len(self.pending) if self.curves is None else self.curves.begun
 
     @property
     def feasible(self) -> np.ndarray:
@@ -115,34 +136,40 @@ def history(
 
     Errors: ValueError for trials of different numbers of constraints.
     """
-    done = [t for t in trials if t.state == TrialState.COMPLETE and _complete(t.params, space)]
+    done = [t for t in trials if t.state == TrialState.COMPLETE and whole(t.params, space)]
     sign = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
-    Y = _finite(sign * np.array([t.values for t in done], dtype=float).reshape(len(done), len(sign)))
+    Y = finite(sign * np.array([t.values for t in done], dtype=float).reshape(len(done), len(sign)))
     counts = sorted({len(t.constraints) for t in done})
     if len(counts) > 1:
         raise ValueError(
             f"trials must have the same constraints, got {' and '.join(map(str, counts))} of them; "
             "set each constraint in every trial"
         )
-    C = np.array([list(t.constraints.values()) for t in done], dtype=float).reshape(len(done), counts[0] if done else 0)
+    C = np.array([limits(t) for t in done], dtype=float).reshape(len(done), counts[0] if done else 0)
     noise = None
     if done and all(NOISE in t.user_attrs for t in done):
         noise = np.array([np.broadcast_to(t.user_attrs[NOISE], len(sign)) for t in done], dtype=float)
     running = [t for t in trials if t.state == TrialState.RUNNING and t.number != number and t._trial_id not in dead]
-    told = {t.number: read(t) for t in trials if number is None or t.number < number}
+    told = {t.number: read(t) for t in trials if t.number != number}
     pending = [{**(kept.parameters if (kept := told.get(t.number)) else {}), **t.params} for t in running]
-    fits = [one for n, one in sorted(told.items()) if one is not None and one.records]
+    # Of later trials only where they go is looked at, so that a suggestion can be made again from what it was made of.
+    fits = [one for n, one in sorted(told.items()) if one and one.records and (number is None or n < number)]
     return History(
         space.encode([t.params for t in done]),
         Y,
-        _finite(C),
+        finite(C),
         noise,
-        space.encode([p for p in pending if _complete(p, space)]),
+        space.encode([p for p in pending if whole(p, space)]),
         fits[-1] if fits else None,
     )
 
 
-def _complete(parameters: Parameters, space: Space) -> bool:
+def limits(trial: FrozenTrial) -> list[float]:
+    """The constraints of a trial by the order of their names, which databases do not keep."""
+    return [float(trial.constraints[name]) for name in sorted(trial.constraints)]
+
+
+def whole(parameters: Parameters, space: Space) -> bool:
     """Whether every parameter that exists beside these is among them, with a value of the space."""
     for name, distribution in space.parameters.items():
         if not space.exists(name, parameters):
@@ -154,7 +181,7 @@ def _complete(parameters: Parameters, space: Space) -> bool:
     return True
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
+def finite(values: np.ndarray) -> np.ndarray:
     """Infinite entries replaced by the extremes of their column."""
     for column in values.T:
         known = column[np.isfinite(column)]

@@ -8,7 +8,7 @@ which stays finite where the improvement itself underflows. Constraints c(x) <= 
 of the objective multiply it by Phi(-mean_c / std_c). All is maximised.
 
 Sources: Ament et al. (2023), "Unexpected Improvements to Expected Improvement for Bayesian
-Optimization", eq. (8)-(9); Gardner et al. (2014), "Bayesian Optimization with Inequality
+Optimization"; Gardner et al. (2014), "Bayesian Optimization with Inequality
 Constraints".
 """
 

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernelfield.bo.at_step import AtStep
 from kernelfield.bo.conditioned import Belief
+from kernelfield.bo.crosses import Crossing, crossing
 from kernelfield.core.contracts import Data, Surrogate
 from kernelfield.core.numerics import rounding
 from kernelfield.core.posterior import Posterior
 from kernelfield.estimators.scaling import Scaled
-from kernelfield.kernels.stationary import Stationary
-from kernelfield.linalg.radial import Cross
 from kernelfield.models.conditioned import FittedProcess
 
 LEAST = 1e-12  # a standard deviation, against the size of the targets in model units, below which nothing is unknown
@@ -57,8 +57,14 @@ def moments(surrogate: Surrogate, output: int = 0) -> Moments:
     """The quickest way to the moments of one output of a surrogate."""
     if isinstance(surrogate, Scaled):
         return ScaledMoments(surrogate, output)
-    if isinstance(surrogate, FittedProcess) and _closed(surrogate):
-        return ProcessMoments(surrogate, output)
+    if isinstance(surrogate, FittedProcess):
+        cross = crossing(surrogate.kernel, surrogate.data.X)
+        if cross is not None:
+            return ProcessMoments(surrogate, output, cross)
+    if isinstance(surrogate, AtStep) and isinstance(fitted := surrogate.inner, FittedProcess):
+        cross = crossing(fitted.kernel, fitted.data.X, surrogate.step)
+        if cross is not None and fitted.trend.kind != "linear":
+            return ProcessMoments(fitted, output, cross)
     return GraphMoments(surrogate.posterior, output)
 
 
@@ -74,26 +80,16 @@ def believed(surrogate: Surrogate, pending: Tensor) -> Moments:
             return GraphMoments(Belief(surrogate).told(pending, expected).law, 0)
 
 
-def _closed(fitted: FittedProcess) -> bool:
-    kernel = fitted.kernel
-    return isinstance(kernel, Stationary) and not kernel.batch_shape and kernel.active_dims is None
-
-
 class ProcessMoments(Moments):
     """See the module docstring; the law of the scale variable multiplies the variance by its mean."""
 
-    def __init__(self, fitted: FittedProcess, output: int) -> None:
-        kernel = fitted.kernel
-        assert isinstance(kernel, Stationary)
+    def __init__(self, fitted: FittedProcess, output: int, cross: Crossing) -> None:
         with torch.no_grad():
-            self.lengthscale = kernel.lengthscale.reshape(-1).clone()
-            outputscale, shape = kernel.outputscale.clone(), kernel._shape()
-            self.cross = Cross(fitted.data.X / self.lengthscale, outputscale, kernel.profile, shape)
             factor = fitted.mean.factor
             eye = torch.eye(len(factor)).to(factor)
             self.root = torch.linalg.solve_triangular(factor, eye, upper=False)  # T^-1 (p, p)
             self.trend = self.root @ fitted.mean.basis.mT  # T^-1 B' (p, n)
-        self.fitted, self.prior = fitted, outputscale
+        self.fitted, self.cross, self.prior = fitted, cross, cross.prior
         self.weights = fitted.weights[:, output].contiguous()
         self.coefficients = fitted.mean.coefficients[:, output]
         self.size = fitted.scale_law.mean
@@ -111,7 +107,7 @@ class ProcessMoments(Moments):
         def pull(dmean: Tensor, dstd: Tensor) -> Tensor:
             with torch.inference_mode():
                 half = (self.size * dstd / std)[:, None]  # of the slope in the variance: d std = d variance / (2 std)
-                slope = self.cross.pull(dmean[:, None] * self.weights - half * inner) / self.lengthscale
+                slope = self.cross.pull(dmean[:, None] * self.weights - half * inner)
                 if self.fitted.trend.kind == "linear":
                     tilt = self.fitted.trend.T[1:]  # of the basis in each input (d, p)
                     slope += dmean[:, None] * (tilt @ self.coefficients) + half * (tilt @ (self.root.mT @ u)).mT
@@ -120,7 +116,7 @@ class ProcessMoments(Moments):
         return Marginal(mean, std, pull)
 
     def _law(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        K, H = self.cross.fill(X / self.lengthscale), self.fitted.trend(X)
+        K, H = self.cross.fill(X), self.fitted.trend(X)
         e = self.fitted.solver.whiten(K.mT)
         u = torch.addmm(self.root @ H.mT, self.trend, e, alpha=-1)
         left = self.prior - e.square().sum(0) + rounding(self.prior, e)

@@ -6,15 +6,17 @@ stands beside the trials in Optuna's storage. So any number of processes, starte
 work on one study, and two samplers with the same seed suggest the same from the same trials.
 """
 
+import warnings
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gpytorch.kernels import Kernel
 
+from kernelfield.bo.fidelity import progress, rungs
 from kernelfield.bo.fitting import recipe
-from kernelfield.bo.history import Told, history, write
+from kernelfield.bo.history import History, Told, history, write
 from kernelfield.bo.search import Budget
 from kernelfield.bo.space import Space
 from kernelfield.bo.suggestion import Settings, scattered, suggest
@@ -30,6 +32,9 @@ try:
     from optuna.trial import FrozenTrial, TrialState
 except ImportError as error:
     raise ImportError("optimisation needs botorch and optuna; pip install 'kernelfield[bo]'") from error
+
+ATTEMPTS = 4  # to find a point that no other process has just been told of
+NEAR = 0.01  # of a side of the cube, within which two processes would do the same work
 
 _logger = logging.get_logger(__name__)
 
@@ -47,12 +52,16 @@ class FieldSampler(BaseSampler):
     reference : the point that hypervolume is measured from, one number an objective.
     most : trials that are fitted at most; of more, the best half of so many and a random rest.
     budget : how hard the acquisition function is searched.
+    fidelity : "step" learns from what trials report on their way too, those that were pruned and those that run among
+        them: with `SuccessiveHalvingPruner` or `HyperbandPruner`, which decide when a trial stops, this is
+        model-based asynchronous Hyperband. See `kernelfield.bo.fidelity`. Known variances are not looked at.
     seed : of all randomness; None takes one from the operating system.
 
     Where a trial's value is known with a variance, say so by
     trial.set_user_attr("kernelfield:noise", variance). Constraints are those of `Trial.set_constraint`.
 
-    Errors: ValueError for an unknown surrogate or acquisition, or fewer than one start-up trial.
+    Errors: ValueError for an unknown surrogate, acquisition or fidelity, fewer than one start-up trial, or a fidelity
+        with several objectives.
 
     >>> import optuna
     >>> optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -74,12 +83,19 @@ class FieldSampler(BaseSampler):
         most: int = 2000,
         budget: Budget | None = None,
         device: str = "cpu",
+        fidelity: Literal["step"] | None = None,
         seed: int | None = None,
         warn_independent_sampling: bool = True,
     ) -> None:
         if startup_trials < 1:
             raise ValueError(f"startup_trials must be at least 1, as a surrogate needs a trial, got {startup_trials}")
-        self._settings = Settings(recipe(surrogate, kernel), acquisition, reference, most, budget or Budget(), device)
+        if fidelity not in (None, "step"):
+            raise ValueError(
+                "fidelity must be 'step', to learn from the values that trials report on their way, or None, "
+                f"got {fidelity!r}"
+            )
+        self._fidelity = fidelity
+        self._settings = Settings(recipe(surrogate, kernel), acquisition, reference, most, budget, device)
         self._space = None if space is None else Space.of(space)
         self._startup_trials = startup_trials
         self._warn = warn_independent_sampling
@@ -89,9 +105,14 @@ class FieldSampler(BaseSampler):
         self._seed = _entropy()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        if self._fidelity and len(study.directions) > 1:
+            raise ValueError(
+                f"fidelity={self._fidelity!r} is for one objective, as Optuna reports the steps of one, "
+                f"got {len(study.directions)}; leave it out"
+            )
         if self._space is not None:
             return dict(self._space.parameters)
-        common = IntersectionSearchSpace().calculate(study)
+        common = IntersectionSearchSpace(include_pruned=self._fidelity is not None).calculate(study)
         return {name: d for name, d in common.items() if not d.single()}
 
     def sample_relative(
@@ -100,17 +121,51 @@ class FieldSampler(BaseSampler):
         if not search_space:
             return {}
         space = self._space or Space(search_space)  # type: ignore[arg-type]
-        dead = study._storage._get_stale_trial_ids(study._study_id) if is_heartbeat_enabled(study._storage) else ()  # type: ignore[attr-defined]
-        known = history(study.get_trials(deepcopy=False), study.directions, space, number=trial.number, dead=dead)
-        if not len(known.X) or len(known.X) + len(known.pending) < self._startup_trials:
+        known = self._known(study, space, trial.number)
+        if self._fidelity and known.curves is None and len(known.X) >= self._startup_trials:
+            self._require_reports(study)
+        for _ in range(ATTEMPTS):
+            told = self._told(study, trial, space, known)
+            write(study._storage, trial._trial_id, told)
+            # Processes that suggest at the same moment do not see each other until both have written.
+            if not told.records:
+                break
+            later = self._known(study, space, trial.number)
+            if not _meets(space.encode([told.parameters]), known.pending, later.pending):
+                break
+            known = later
+        return dict(told.parameters)
+
+    def _told(self, study: Study, trial: FrozenTrial, space: Space, known: History) -> Told:
+        """What to try next, by what is known."""
+        if not len(known.X) or known.begun < self._startup_trials:
             told = scattered(space, trial.number, self._seed)
         else:
             signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions])
             told = suggest(space, known, self._settings, signs, seed=self._derived(trial.number))
         if fixed := trial.system_attrs.get("fixed_params"):  # by Study.enqueue_trial; nothing was said of that point
-            told = Told({**told.parameters, **fixed})
-        write(study._storage, trial._trial_id, told)
-        return dict(told.parameters)
+            return Told({**told.parameters, **fixed})
+        return told
+
+    def _known(self, study: Study, space: Space, number: int) -> History:
+        """What the other trials say."""
+        dead = study._storage._get_stale_trial_ids(study._study_id) if is_heartbeat_enabled(study._storage) else ()  # type: ignore[attr-defined]
+        if self._fidelity:
+            # Under a Hyperband, the study would give the trials of one bracket alone.
+            trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+            steps = rungs(study.pruner, trials)
+            if len(steps):
+                return progress(trials, study.directions, space, steps, number=number, dead=dead)
+        return history(study.get_trials(deepcopy=False), study.directions, space, number=number, dead=dead)
+
+    def _require_reports(self, study: Study) -> None:
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        if not len(rungs(study.pruner, trials)):
+            warnings.warn(
+                "fidelity='step' learns from what trials report, and none has reported anything: they are compared "
+                "by their final values; call trial.report(value, step) in the objective, or leave fidelity out",
+                stacklevel=3,
+            )
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -129,6 +184,12 @@ class FieldSampler(BaseSampler):
     def _derived(self, *key: int) -> int:
         """A seed of its own for each trial, and each parameter of it."""
         return int(np.random.SeedSequence([self._seed, *key]).generate_state(1)[0]) % 2**31
+
+
+def _meets(point: np.ndarray, before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a point that was pending after, and not before, is near this one."""
+    new = [row for row in after if not (np.abs(before - row).max(1, initial=0.0) == 0).any()]
+    return any(np.abs(point - row).max(initial=0.0) < NEAR for row in new)
 
 
 def _entropy() -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kernelfield.bo.improvement import log_partial_expectation
-from kernelfield.bo.problems import Direction
+from kernelfield.bo.problems.catalogue import Direction
 from kernelfield.core.contracts import Data
 from kernelfield.core.numerics import cholesky, rounding
 from kernelfield.kernels.pool import PoolKernel, require_semidefinite

@@ -6,7 +6,7 @@ by L-BFGS-B, all searches at once, so that each step is one evaluation of a batc
 are held meanwhile, and then tried value by value, the best change of each search taken, until neither
 way gains anything.
 
-Sources: Balandat et al. (2020), "BoTorch", appendix F, for the starts; Byrd et al. (1995) for the
+Sources: Balandat et al. (2020), "BoTorch", for the starts; Byrd et al. (1995) for the
 climb.
 """
 

@@ -268,5 +268,5 @@ def _read(d: Distribution, X: np.ndarray) -> list[Any]:
         numbers = np.exp(numbers)
     if d.step is not None:
         numbers = d.low + np.round((numbers - d.low) / d.step) * d.step
-    numbers = np.clip(numbers, d.low, d.low + (_count(d) - 1) * d.step if d.step is not None else d.high)
+    numbers = np.clip(numbers, d.low, d.high)
     return [int(x) for x in numbers] if isinstance(d, IntDistribution) else numbers.tolist()

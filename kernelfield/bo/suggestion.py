@@ -6,21 +6,24 @@ with the same history and seed suggest the same.
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kernelfield.bo.acquisition import Situation, acquisition, check_name
+from kernelfield.bo.fidelity import fit_curves
 from kernelfield.bo.fitting import Fitted, Record, fit
 from kernelfield.bo.history import History, Told
+from kernelfield.bo.improvement import Differentiable
 from kernelfield.bo.moments import moments
 from kernelfield.bo.search import Budget, Found, maximise
 from kernelfield.bo.space import Space
 from kernelfield.core.contracts import Model
 from kernelfield.core.numerics import NotPositiveDefinite, threads_for
 
+SAMPLED = Budget(raw=128, starts=4, steps=40)
 SAME = 1e-9  # of a side of the cube: points nearer than this are one
 LEADERS = 5  # best trials about which the search looks
 EXTRA = 64  # points tried in place of one that has been tried already
@@ -34,6 +37,8 @@ class Settings:
     acquisition : its name; see `kernelfield.bo.acquisition`.
     reference : the point that hypervolume is measured from, one number an objective in its own units.
     most : trials that are fitted; of more, the best half of so many and a random rest.
+    budget : how hard the acquisition function is searched; None is `Budget()` for closed forms, and less where each
+        value is a mean over samples.
     device : where fits run.
 
     Errors: ValueError for an unknown acquisition, or fewer than 10 trials.
@@ -43,7 +48,7 @@ class Settings:
     acquisition: str = "auto"
     reference: tuple[float, ...] | None = None
     most: int = 2000
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -80,6 +85,8 @@ def suggest(space: Space, known: History, settings: Settings, signs: np.ndarray,
             )
             return scattered(space, len(known.X), seed)
         m = known.Y.shape[1]
+        if known.curves is not None:  # what trials would be at the reference step
+            known = replace(known, Y=moments(fits[0].surrogate).values(X)[0].cpu().numpy()[:, None])
         reference = None
         if settings.reference is not None:
             reference = torch.tensor(signs * np.array(settings.reference), device=device)
@@ -94,7 +101,8 @@ def suggest(space: Space, known: History, settings: Settings, signs: np.ndarray,
             seed,
         )
         aim = acquisition(settings.acquisition, situation)
-        found = maximise(aim, space, near=_leaders(known), seed=seed, budget=settings.budget, device=device)
+        budget = settings.budget or (SAMPLED if isinstance(aim, Differentiable) else Budget())
+        found = maximise(aim, space, near=_leaders(known), seed=seed, budget=budget, device=device)
         point, value = _new(found, known, space, seed)
         expected = _expected(fits[:m], torch.from_numpy(point).to(X), signs)
     return Told(space.decode(point)[0], *expected, value, tuple(one.record for one in fits))
@@ -104,32 +112,41 @@ def _fitted(
     model: Model, X: Tensor, column: np.ndarray, known: History, index: int, record: Record | None, seed: int
 ) -> Fitted:
     """The surrogate of an objective, or of a constraint where the index is beyond the objectives."""
+    generator = torch.Generator().manual_seed(seed)
+    if known.curves is not None and not index:
+        return fit_curves(model, X, known.curves, record=record, generator=generator)
     weight = None
     if known.noise is not None and index < known.noise.shape[1]:
         noise = known.noise[:, index]
         weight = torch.from_numpy(noise.mean() / noise).to(X)
-    y = torch.from_numpy(np.ascontiguousarray(column)).to(X)
-    return fit(model, X, y, weight=weight, record=record, generator=torch.Generator().manual_seed(seed))
+    said = np.isfinite(column)  # a trial that runs or was pruned may not have
+    X, y = X[torch.from_numpy(said).to(X.device)], torch.from_numpy(column[said]).to(X)
+    return fit(model, X, y, weight=weight, record=record, generator=generator)
 
 
 def _thinned(known: History, most: int, seed: int) -> History:
-    """At most so many trials: the better half of them the best, the rest at random."""
-    n = len(known.X)
+    """At most so many trials, or values on their way: the better half of them the best, the rest at random."""
+    n, curves = len(known.X), known.curves
+    if curves is not None:
+        most = max(1, most * n // max(1, np.isfinite(curves.values).sum()))
     if n <= most:
         return known
     order = _ranked(known)
     rest = np.random.default_rng(seed).permutation(order[most // 2 :])[: most - most // 2]
     kept = np.sort(np.concatenate([order[: most // 2], rest]))
     noise = None if known.noise is None else known.noise[kept]
-    return History(known.X[kept], known.Y[kept], known.C[kept], noise, known.pending, known.told)
+    if curves is not None:
+        curves = replace(curves, values=curves.values[kept])
+    return replace(known, X=known.X[kept], Y=known.Y[kept], C=known.C[kept], noise=noise, curves=curves)
 
 
 def _ranked(known: History) -> np.ndarray:
     """Trials (n,), the best first: feasible ones by their standardised values, then by their violation."""
     spread = known.Y.std(0)
     value = ((known.Y - known.Y.mean(0)) / np.where(spread > 0, spread, 1.0)).sum(1)
-    scale = np.abs(known.C).max(0, initial=0.0) if len(known.C) else np.empty(0)
-    violation = (known.C.clip(min=0) / np.where(scale > 0, scale, 1.0)).sum(1)
+    C = np.nan_to_num(known.C, nan=np.inf)
+    scale = np.abs(known.C).max(0, initial=0.0, where=np.isfinite(C)) if len(C) else np.empty(0)
+    violation = (C.clip(min=0) / np.where(scale > 0, scale, 1.0)).sum(1)
     return np.lexsort((-value, violation))
 
 
@@ -154,10 +171,12 @@ def _new(found: Found, known: History, space: Space, seed: int) -> tuple[np.ndar
 
 
 def _expected(fits: Sequence[Fitted], point: Tensor, signs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What the surrogates of the objectives expect, in the user's directions; nothing where that is infinite."""
-    try:
-        laws = [moments(one.surrogate).values(point) for one in fits]
-    except ValueError:
-        return (), ()
-    mean = tuple(float(sign * mean) for sign, (mean, _) in zip(signs, laws, strict=True))
-    return mean, tuple(float(std) for _, std in laws)
+    """Mean and standard deviation of each objective's value, noise included, in the user's directions.
+
+    Nothing where a variance is infinite.
+    """
+    with torch.no_grad():
+        laws = [one.surrogate.posterior(point, noise=True) for one in fits]
+    mean = tuple(float(sign * law.mean) for sign, law in zip(signs, laws, strict=True))
+    std = tuple(float(law.variance.sqrt()) for law in laws)
+    return (mean, std) if np.isfinite([*mean, *std]).all() else ((), ())

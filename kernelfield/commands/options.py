@@ -61,3 +61,48 @@ Folds = Annotated[int, typer.Option("--folds", min=2, metavar="NUMBER", help="Pa
 ComparisonPage = Annotated[Path | None, option("--output", "-o", metavar="FILE", text="HTML report to write.")]
 ComparisonFile = Annotated[Path | None, option("--json", metavar="FILE", text="Write the comparison as JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Objective = Annotated[str | None, typer.Argument(metavar="[TARGET]", help="The function to optimise, module:function.")]
+ShellCommand = Annotated[
+    str | None,
+    option("--command", metavar="TEXT", text="Instead: a command, './train --lr {lr}', that prints its value last."),
+]
+SpaceForms = Annotated[
+    list[str], option("--space", metavar="SPACE", text="A TOML or JSON file, or NAME=LOW:HIGH[:log], NAME=A,B; repeat.")
+]
+Trials = Annotated[int, typer.Option("--trials", min=1, metavar="NUMBER", help="In all, with those of earlier runs.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, metavar="NUMBER", help="Points suggested together.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, metavar="NUMBER", help="Evaluations at a time.")]
+StorageUrl = Annotated[
+    str | None,
+    option("--storage", metavar="URL", text="sqlite:///F.db, journal:F or postgresql://...", show_default="NAME.db"),
+]
+StudyName = Annotated[str | None, option("--name", metavar="NAME", text="Of the study.", show_default="of the target")]
+Surrogate = Annotated[str, option("--surrogate", metavar="NAME", text="One that `kernelfield models` lists.")]
+AcquisitionName = Annotated[str, option("--acquisition", metavar="NAME", text="auto, log_ei, ucb, thompson, ...")]
+Objectives = Annotated[int, typer.Option("--objectives", min=1, metavar="NUMBER", help="Values of each trial.")]
+Maximise = Annotated[bool, typer.Option("--maximise", help="More is better.")]
+Seconds = Annotated[float | None, option("--seconds", metavar="NUMBER", text="After which no trial is begun.")]
+Gain = Annotated[float | None, option("--gain", metavar="NUMBER", text="Stop when less is expected of a trial.")]
+SearchPage = Annotated[Path | None, option("--output", "-o", metavar="FILE", text="HTML report to write.")]
+SearchFile = Annotated[Path | None, option("--json", metavar="FILE", text="Write the trials and the report as JSON.")]
+Suite = Annotated[str | None, option("--suite", metavar="NAME", text="Of problems: bnnbo, quality or quick.")]
+ProblemNames = Annotated[
+    str | None, option("--problems", metavar="A,B,C", text="Instead: problems, with settings as ackley:dimensions=3.")
+]
+SamplerNames = Annotated[
+    str,
+    option(
+        "--surrogates",
+        metavar="A,B,C",
+        text="Of `kernelfield models`; also botorch, optuna-gp, optuna-tpe and random.",
+    ),
+]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, metavar="NUMBER", help="Runs of each, with seeds from 0.")]
+RunTrials = Annotated[
+    int | None,
+    option("--trials", metavar="NUMBER", text="Of each run.", min=2, show_default="by the protocol"),
+]
+ProtocolName = Annotated[str, option("--protocol", metavar="NAME", text="fixed; or paper, as in Li et al. (2024).")]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, metavar="NUMBER", help="Processes, of one thread each.")]
+RunFolder = Annotated[Path, option("--output", "-o", metavar="FOLDER", text="For a file a run; those in it are kept.")]
+TableOnly = Annotated[bool, typer.Option("--table", help="Run nothing; show what the folder holds.")]

@@ -19,6 +19,7 @@ from gpytorch.utils.transforms import inv_sigmoid, inv_softplus
 from torch import Tensor, nn
 
 from kernelfield.kernels.grid import GridKernel
+from kernelfield.kernels.learning_curve import IndependentRungs, LearningCurve
 from kernelfield.kernels.matern import GeneralMatern
 from kernelfield.kernels.network import NetworkKernel
 from kernelfield.kernels.spectral import SpectralMixture, SpectralProduct
@@ -106,6 +107,12 @@ _FORMS: dict[type[Kernel], _Form] = {
     GridKernel: _Form(
         {**_SHARED, "axes": lambda kernel: list(kernel.axes), "columns": operator.attrgetter("columns")},
         ("outputscale",),
+    ),
+    LearningCurve: _Form(
+        {**_SHARED, **{name: operator.attrgetter(name) for name in ("level", "change")}}, ("power", "rate", "common")
+    ),
+    IndependentRungs: _Form(
+        {**_SHARED, **{name: operator.attrgetter(name) for name in ("kernel", "rungs")}}, ("scales", "offset")
     ),
     kernels.RBFKernel: _ard("lengthscale"),
     kernels.MaternKernel: _ard("lengthscale", also="nu"),

@@ -2,14 +2,15 @@
 
 The fit of a process sees a kernel as three questions: the matrix at a parameter vector, what
 a gradient in the matrix is worth in the parameters, and the log prior. The parameters are
-GPyTorch's raw ones. `Radial` answers for our stationary kernels without a graph, `General`
-for any GPyTorch kernel by differentiating `kernel(X)`.
+GPyTorch's raw ones. `Radial` answers for our stationary kernels without a graph, `Decaying` for
+learning curves of two of them, `General` for any GPyTorch kernel by differentiating `kernel(X)`.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from gpytorch.priors import LogNormalPrior, Prior
 from torch import Tensor, nn
 
 from kernelfield.kernels.grid import GridKernel
+from kernelfield.kernels.learning_curve import LearningCurve
 from kernelfield.kernels.stationary import Stationary
 from kernelfield.linalg.radial import Gram
 
@@ -28,6 +30,7 @@ LogDensity = Callable[[Vector], tuple[float, Vector]]
 
 LENGTH_REACH = (1e-3, 1e4)  # bounds of lengthscales, in standard deviations of their input
 ENDLESS = 15.0  # in place of an infinite raw parameter: a sigmoid's end to 3e-7
+DECAY_REACH = ((1e-2, 1e2), (1e-4, 1e3))  # of a decay's power, and of its rate in shares of the last step
 SCALE_REACH = (1e-4, 1e5)  # bounds of output scales, in mean squares of the targets
 
 
@@ -72,6 +75,8 @@ class Covariance(ABC):
 
 def covariance(kernel: Kernel, X: Tensor) -> Covariance:
     """The quickest way to work with a kernel."""
+    if isinstance(kernel, LearningCurve) and (grams := kernel.grams(X)) is not None:
+        return Decaying(kernel, X[:, -1], grams)
     gram = kernel.gram(X) if isinstance(kernel, Stationary) else None
     return General(kernel, X) if gram is None else Radial(kernel, gram)
 
@@ -168,16 +173,73 @@ class Radial(Covariance):
         """A prior as a function of theta; the log-normal, which is everywhere, in closed form."""
         if type(prior) is not LogNormalPrior or name != "lengthscale_prior":
             return lambda theta: _by_autograd(self, module, prior, closure, theta)
-        loc, variance = (v.detach().cpu().double().numpy().ravel() for v in (prior.loc, prior.scale.square()))
-        constant = -0.5 * np.broadcast_to(np.log(2 * math.pi * variance), self.lengths).sum()
+        return _log_normal(prior, slice(0, self.lengths), shape=self.raw[0].shape)
 
-        def log_normal(theta: Vector) -> tuple[float, Vector]:
-            x, slope = theta[: self.lengths], np.zeros_like(theta)
-            gap = (x - loc) / variance
-            slope[: self.lengths] = -1 - gap
-            return float(constant - (x + 0.5 * gap * (x - loc)).sum()), slope
+    def assign(self, theta: Vector) -> None:
+        _assign(self.raw, theta)
 
-        return log_normal
+
+class Decaying(Covariance):
+    """A `LearningCurve` of two stationary kernels, with logarithmic parameters: power, rate, common, and theirs.
+
+    With s = r + r', D = exp(-a log(1 + s / beta)) and u that at r' = 0, K = K_level + K_change o D + common u u', and
+    dD / d log a = D log D,  dD / d log beta = D a s / (beta + s).
+    """
+
+    graph_free = True
+
+    def __init__(self, kernel: LearningCurve, r: Tensor, grams: tuple[Gram, Gram]) -> None:
+        assert isinstance(kernel.level, Stationary)
+        assert isinstance(kernel.change, Stationary)
+        self.kernel, self.r, self.sum = kernel, r, r[:, None] + r
+        self.level, self.change = Radial(kernel.level, grams[0]), Radial(kernel.change, grams[1])
+        own = [kernel.raw_power, kernel.raw_rate, kernel.raw_common]
+        self.raw = [*own, *self.level.raw, *self.change.raw]
+        self.fixed = np.array([not p.requires_grad for p in own])
+        self.cuts = [3, 3 + len(self.level.start())]
+        self.priors = [_prior(self, *entry) for entry in kernel.named_priors()]
+
+    def start(self) -> Vector:
+        return _flat(self.raw)
+
+    def bounds(self, size: float) -> list[tuple[float, float]]:
+        last = self.r.max().clamp_min(1e-12).item()
+        reaches = np.log(np.array([*DECAY_REACH, SCALE_REACH]) * np.array([[1.0], [last], [size]]))
+        box = [
+            (value, value) if fixed else (min(low, value), max(high, value))
+            for (low, high), value, fixed in zip(reaches, self.start()[:3].tolist(), self.fixed, strict=True)
+        ]
+        return [*box, *self.level.bounds(size), *self.change.bounds(size)]
+
+    def scattered(self, size: float, shift: float, generator: torch.Generator) -> Vector:
+        own = self.start()[:3] + np.where(self.fixed, 0.0, _normals(3, generator))
+        parts = [part.scattered(size, shift, generator) for part in (self.level, self.change)]
+        return np.concatenate([own, *parts])
+
+    def fill(self, theta: Vector) -> Tensor:
+        own, level, change = np.split(theta, self.cuts)
+        self.power, self.rate, self.common = np.exp(own).tolist()
+        self.log_u = torch.log1p(self.r / self.rate).mul_(-self.power)
+        self.log_D = torch.log1p(self.sum / self.rate).mul_(-self.power)
+        self.u, self.D = self.log_u.exp(), self.log_D.exp()
+        self.changing = self.change.fill(change).tril_().mul_(self.D)  # above the diagonal stands nothing of meaning
+        return self.level.fill(level).add_(self.changing).addr_(self.u, self.u, alpha=self.common)
+
+    def pull(self, G: Tensor, trace: float) -> Vector:
+        W = (G * self.changing).mul_(2)
+        W.diagonal().mul_(0.5)
+        loss = self.common * self.u * (G @ self.u)
+        faster = (W * self.log_D).sum() + 2 * (loss * self.log_u).sum()
+        slower = (W * self._gain(self.sum)).sum() + 2 * (loss * self._gain(self.r)).sum()
+        changing, common = W.sum().item(), loss.sum().item()
+        level = self.level.pull(G, trace - changing - common)
+        return np.concatenate([[faster.item(), slower.item(), common], level, self.change.pull(G * self.D, changing)])
+
+    def _gain(self, s: Tensor) -> Tensor:
+        return self.power * s / (self.rate + s)
+
+    def log_prior(self, theta: Vector) -> tuple[float, Vector | float]:
+        return _total([prior(theta) for prior in self.priors])
 
     def assign(self, theta: Vector) -> None:
         _assign(self.raw, theta)
@@ -191,7 +253,7 @@ class General(Covariance):
     def __init__(self, kernel: Kernel, X: Tensor) -> None:
         self.kernel, self.X = kernel, X
         self.raw = [p for p in kernel.parameters() if p.requires_grad]
-        self.priors = list(kernel.named_priors())
+        self.priors = [_prior(self, *entry) for entry in kernel.named_priors()]
 
     def start(self) -> Vector:
         # A value on the end of its interval is infinite in raw numbers, from where no search goes on.
@@ -225,16 +287,43 @@ class General(Covariance):
         return _flat(torch.autograd.grad(self.graph, self.raw, G, allow_unused=True, materialize_grads=True))
 
     def log_prior(self, theta: Vector) -> tuple[float, Vector | float]:
-        return _total(
-            [_by_autograd(self, module, prior, closure, theta) for _, module, prior, closure, _ in self.priors]
-        )
+        return _total([prior(theta) for prior in self.priors])
 
     def assign(self, theta: Vector) -> None:
         _assign(self.raw, theta)
 
 
+def _prior(covariance: Covariance, name: str, module: Kernel, prior: Prior, closure: Closure, _: object) -> LogDensity:
+    """A prior as a function of theta; the log-normal of a parameter kept as its logarithm in closed form."""
+    general = partial(_by_autograd, covariance, module, prior, closure)
+    raw = getattr(module, f"raw_{name.rpartition('.')[2].removesuffix('_prior')}", None)
+    place = next((i for i, p in enumerate(covariance.raw) if p is raw), None)
+    if type(prior) is not LogNormalPrior or raw is None or place is None:
+        return general
+    if not torch.equal(closure(module), raw.exp()) or prior.loc.numel() > raw.numel():
+        return general
+    ends = np.cumsum([0, *(p.numel() for p in covariance.raw)])
+    return _log_normal(prior, slice(ends[place], ends[place + 1]), shape=raw.shape)
+
+
+def _log_normal(prior: LogNormalPrior, own: slice, *, shape: torch.Size) -> LogDensity:
+    """The density of exp(x) under a log-normal prior, for the entries x of theta in `own`."""
+    loc, variance = (
+        np.broadcast_to(v.detach().cpu().double().numpy(), shape).ravel() for v in (prior.loc, prior.scale.square())
+    )
+    constant = -0.5 * np.log(2 * math.pi * variance).sum()
+
+    def density(theta: Vector) -> tuple[float, Vector]:
+        x, slope = theta[own], np.zeros_like(theta)
+        gap = (x - loc) / variance
+        slope[own] = -1 - gap
+        return float(constant - (x + 0.5 * gap * (x - loc)).sum()), slope
+
+    return density
+
+
 def _by_autograd(
-    covariance: Radial | General, module: Kernel, prior: Prior, closure: Closure, theta: Vector
+    covariance: Covariance, module: Kernel, prior: Prior, closure: Closure, theta: Vector
 ) -> tuple[float, Vector]:
     covariance.assign(theta)
     with torch.inference_mode(False), torch.enable_grad():

@@ -9,7 +9,7 @@ from optuna.testing.pytest_samplers import (
     RelativeSamplerTestCase,
 )
 
-from kernelfield.bo.history import read
+from kernelfield.bo.history import Told, read, write
 from kernelfield.bo.optuna import FieldSampler
 from kernelfield.bo.search import Budget
 from kernelfield.bo.space import Condition, Space
@@ -34,7 +34,7 @@ class _Suite:
     """What the suites ask of, for each surrogate."""
 
     @pytest.fixture(params=CHOSEN)
-    def sampler(self, request: pytest.FixtureRequest):  # noqa: ANN201
+    def sampler(self, request: pytest.FixtureRequest):
         surrogate = SURROGATES[request.param]
         return lambda: FieldSampler(surrogate, startup_trials=3, budget=QUICK, warn_independent_sampling=False)
 
@@ -167,3 +167,24 @@ def test_any_kernel_can_be_given() -> None:
 def test_settings_that_make_no_sense_are_refused_at_once(settings: dict, words: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError, match=words):
         FieldSampler(**settings)
+
+
+def test_processes_that_ask_at_the_same_moment_go_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that saw the same trials has written where it goes before this one has."""
+    study = optuna.create_study(sampler=sampler())
+    study.optimize(bowl, n_trials=8)
+    other = study._storage.create_new_trial(study._study_id)
+    written: list[Told] = []
+
+    def both(storage: optuna.storages.BaseStorage, trial_id: int, told: Told) -> None:
+        write(storage, trial_id, told)
+        if not written:
+            write(storage, other, told)
+        written.append(told)
+
+    monkeypatch.setattr("kernelfield.bo.optuna.write", both)
+    bowl(study.ask())
+    assert len(written) == 2
+    space = Space(study.trials[0].distributions)  # type: ignore[arg-type]
+    first, second = space.encode([told.parameters for told in written])
+    assert np.abs(first - second).max() > 0.01

@@ -23,6 +23,7 @@ from torch import nn
 
 from kernelfield.estimators.kernel_records import put_together, take_apart
 from kernelfield.estimators.records import Reader, Writer
+from kernelfield.kernels.learning_curve import LearningCurve
 from kernelfield.kernels.matern import GeneralMatern
 from kernelfield.kernels.network import NetworkKernel
 from kernelfield.kernels.spectral import SpectralMixture, SpectralProduct
@@ -61,6 +62,8 @@ KERNELS = {
     "spectral": SpectralMixture(3, dims=3, lengthscales_constraint=constraints.GreaterThan(0.3)),
     "spectral product": SpectralProduct(2, density="student_t", nu=1.5, log_weights=False, dims=2, active_dims=(2, 0)),
     "spectral in a batch": SpectralMixture(2, dims=3, batch_shape=BATCH),
+    "learning curve": LearningCurve.of(Matern(ard_num_dims=2), inputs=2),
+    "learning curve, bounded": LearningCurve(RBF(), RBF(), rate_constraint=constraints.GreaterThan(0.3)),
     "rbf": RBFKernel(ard_num_dims=3, lengthscale_prior=priors.NormalPrior(0.1, 0.3)),
     "matern": MaternKernel(1.5, active_dims=(2, 0), lengthscale_constraint=constraints.Interval(0.1, 7.0)),
     "rq": RQKernel(alpha_constraint=constraints.LessThan(3.0), lengthscale_prior=priors.UniformPrior(0.1, 2.0)),

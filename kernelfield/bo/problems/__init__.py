@@ -1,0 +1,1 @@
+"""Problems to test an optimiser on, by name."""
