@@ -14,6 +14,7 @@ from sklearn.model_selection import KFold, cross_val_score
 
 from kernelfield.bo.loop import Optimizer
 from kernelfield.bo.space import Condition, Space
+from kernelfield.optimising import write_report
 
 X, y = load_diabetes(return_X_y=True)
 FOLDS = KFold(3, shuffle=True, random_state=0)
@@ -49,5 +50,5 @@ if __name__ == "__main__":
     print(f"scikit-learn's own choices: {default.value:.2f}; the best of 15 trials: {best.value:.2f}, with")
     for name, value in best.params.items():
         print(f"    {name} = {value:.3g}" if isinstance(value, float) else f"    {name} = {value}")
-    optimizer.report("boosting.html")
+    write_report(optimizer, "boosting.html")
     print(f"what was learned of each parameter: {Path('boosting.html').resolve().name}")

@@ -14,7 +14,7 @@ from kernelfield.bo.evaluation import Command
 from kernelfield.bo.loop import FailedTrial
 from kernelfield.bo.space import Condition, Space
 from kernelfield.bo.storage import give_up
-from kernelfield.optimising import default_storage, effects, grid, message, posed, report, standing, title
+from kernelfield.optimising import default_storage, effects, grid, message, posed, report, standing, title, write_report
 from tests.bo.objectives import valley
 from tests.bo.parents import random
 
@@ -73,7 +73,7 @@ def test_a_report_of_little_says_little(tmp_path: Path) -> None:
     optimizer.run(objective, 2)
     made = report(optimizer)
     assert (list(made.slices), dict(made.importances)) == ([], {})
-    optimizer.report(tmp_path / "r.html")
+    write_report(optimizer, tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html")
 
 

@@ -6,8 +6,6 @@ interrupted, and any number of processes that share the storage, go on from what
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -265,14 +263,6 @@ class Optimizer:
             laws.append((torch.cat([sign * mean for mean, _ in parts]), torch.cat([std for _, std in parts])))
         mean, std = (torch.stack(columns, -1).detach().numpy() for columns in zip(*laws, strict=True))
         return mean, std
-
-    def report(self, path: str | Path) -> None:
-        """Write a page on what was found and whether the surrogate is to be trusted.
-
-        Errors: ImportError, with the remedy, without what pages need; OSError for a file that cannot be written.
-        """
-        # Pages are drawn a layer above, from studies whoever made them.
-        import_module("kernelfield.optimising").write_report(self, path)
 
     def _signs(self) -> torch.Tensor:
         up = [1.0 if one == StudyDirection.MAXIMIZE else -1.0 for one in self.study.directions]
