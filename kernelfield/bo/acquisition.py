@@ -30,6 +30,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from botorch.acquisition import AcquisitionFunction
@@ -188,54 +189,48 @@ def _thompson(situation: Situation) -> Acquisition:
 
 
 def _noisy_improvement(situation: Situation) -> Acquisition:
-    model, objective = _joined(situation), GenericMCObjective(_first)
-    return _from_botorch(
-        qLogNoisyExpectedImprovement(
-            model=model,
-            X_baseline=situation.X,
-            sampler=_sampler(model, situation),
-            objective=objective,
-            constraints=_limits(situation),
-            X_pending=_pending(situation),
-            prune_baseline=True,
-        )
-    )
+    return _from_botorch(qLogNoisyExpectedImprovement(**_over_trials(situation), objective=GenericMCObjective(_first)))
 
 
 def _hypervolume(situation: Situation) -> Acquisition:
-    model, m = _joined(situation), len(situation.objectives)
     return _from_botorch(
         qLogNoisyExpectedHypervolumeImprovement(
-            model=model,
+            **_over_trials(situation),
             ref_point=_reference(situation).tolist(),
-            X_baseline=situation.X,
-            sampler=_sampler(model, situation),
-            objective=IdentityMCMultiOutputObjective(outcomes=list(range(m))),
-            constraints=_limits(situation),
-            X_pending=_pending(situation),
-            prune_baseline=True,
+            objective=_objectives(situation),
             cache_root=False,
         )
     )
 
 
 def _scalarised(situation: Situation) -> Acquisition:
-    model, m = _joined(situation), len(situation.objectives)
     generator = torch.Generator().manual_seed(situation.seed)
-    shares = -torch.rand(m, generator=generator, dtype=torch.double).log()
+    shares = -torch.rand(len(situation.objectives), generator=generator, dtype=torch.double).log()
     return _from_botorch(
         qLogNParEGO(
-            model=model,
-            X_baseline=situation.X,
+            **_over_trials(situation),
             scalarization_weights=(shares / shares.sum()).to(situation.X),
-            sampler=_sampler(model, situation),
-            objective=IdentityMCMultiOutputObjective(outcomes=list(range(m))),
-            constraints=_limits(situation),
-            X_pending=_pending(situation),
-            prune_baseline=True,
+            objective=_objectives(situation),
             cache_root=False,
         )
     )
+
+
+def _over_trials(situation: Situation) -> dict[str, Any]:
+    """What BoTorch's noisy improvements ask for in common."""
+    model = _joined(situation)
+    return {
+        "model": model,
+        "X_baseline": situation.X,
+        "sampler": _sampler(model, situation),
+        "constraints": _limits(situation),
+        "X_pending": _pending(situation),
+        "prune_baseline": True,
+    }
+
+
+def _objectives(situation: Situation) -> IdentityMCMultiOutputObjective:
+    return IdentityMCMultiOutputObjective(outcomes=list(range(len(situation.objectives))))
 
 
 def _entropy(situation: Situation) -> Acquisition:
