@@ -41,6 +41,7 @@ bench: $(INSTALLED)  ## measure beside other packages, for an hour or so; on rea
 	$(BIN)/python benchmarks/exact_gp.py
 	$(BIN)/python benchmarks/restarts.py
 	$(BIN)/python benchmarks/infinite_width.py
+	$(BIN)/python benchmarks/suggestions.py
 	[ -z "$$KERNELFIELD_DATA" ] || $(BIN)/python benchmarks/uci.py
 	[ -z "$$KERNELFIELD_DATA" ] || $(BIN)/python benchmarks/surrogates.py
 
