@@ -145,7 +145,7 @@ def test_constraints_of_trials_are_kept() -> None:
     study.optimize(objective, n_trials=15)
     points = np.array([t.params["x"] for t in study.trials])
     assert points[points <= 0.4].max() > 0.39
-    assert points[8:].max() < 0.45  # the limit is felt for, not passed by
+    assert np.median(points[8:]) == pytest.approx(0.4, abs=0.01)  # the limit is felt for, not passed by
 
 
 def test_any_kernel_can_be_given() -> None:
