@@ -138,7 +138,7 @@ class FieldSampler(BaseSampler):
 
     def _told(self, study: Study, trial: FrozenTrial, space: Space, known: History) -> Told:
         """What to try next, by what is known."""
-        if not len(known.X) or known.begun < self._startup_trials:
+        if not space.columns or not len(known.X) or known.begun < self._startup_trials:
             told = scattered(space, trial.number, self._seed)
         else:
             signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions])

@@ -156,17 +156,15 @@ def _leaders(known: History) -> np.ndarray:
     return known.X[np.unique([*_ranked(known)[:LEADERS], *best])]
 
 
-def _new(found: Found, known: History, space: Space, seed: int) -> tuple[np.ndarray, float]:
+def _new(found: Found, known: History, space: Space, seed: int) -> tuple[np.ndarray, float | None]:
     """The best end (1, d) where nothing has been tried and nothing runs; else a point near it in rank."""
     taken = np.concatenate([known.X, known.pending])
-    if not space.columns:
-        return found.points[:1], float(found.values[0])
     others = space.scattered(EXTRA, seed + 1)
     points = np.concatenate([found.points, others])
     values = np.concatenate([found.values, np.full(len(others), np.nan)])
     for point, value in zip(points, values, strict=True):
         if not (np.abs(taken - point).max(1) < SAME).any():
-            return point[None], float(value)
+            return point[None], float(value) if np.isfinite(value) else None
     return found.points[:1], float(found.values[0])  # a finite space that is used up: measure its best point again
 
 

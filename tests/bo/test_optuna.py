@@ -148,6 +148,12 @@ def test_constraints_of_trials_are_kept() -> None:
     assert np.median(points[8:]) == pytest.approx(0.4, abs=0.01)  # the limit is felt for, not passed by
 
 
+def test_a_space_of_one_point_is_tried_again_and_again() -> None:
+    study = optuna.create_study(sampler=sampler(space={"x": ["only"]}, startup_trials=2))
+    study.optimize(lambda trial: len(trial.suggest_categorical("x", ["only"])), n_trials=4)
+    assert study.best_params == {"x": "only"}
+
+
 def test_any_kernel_can_be_given() -> None:
     study = optuna.create_study(sampler=sampler(kernel=Matern(1.5, ard_num_dims=2)))
     study.optimize(bowl, n_trials=8)
