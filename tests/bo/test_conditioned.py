@@ -122,6 +122,7 @@ def test_gradients_reach_new_points_values_and_points() -> None:
     for name in ("gp", "student", "last layer", "ensemble"):
         surrogate = fitted(name)
         inputs = [t.requires_grad_() for t in (points(2, seed=30), 10 + torch.rand(3, 2, 1), points(2, seed=31))]
+        # A variance is what is left of larger numbers, so that its finite differences have few digits.
         assert torch.autograd.gradcheck(mean, inputs, atol=1e-4, rtol=1e-3)
 
 

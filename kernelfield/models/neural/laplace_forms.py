@@ -186,10 +186,7 @@ class FunctionalLaw(Law):
     factor: Tensor
 
     def blocks(self, shares: Shares) -> Tensor:
-        prior = kernel_blocks(shares, divided(shares, self.precision))
-        half = self._half(shares).unflatten(1, prior.shape[:2])
-        small = torch.diag_embed(rounding(prior.diagonal(dim1=-2, dim2=-1), self.factor))
-        return prior - torch.einsum("rnk,rnl->nkl", half, half) + small
+        return _reduced(kernel_blocks(shares, divided(shares, self.precision)), self._half(shares), self.factor)
 
     def joint(self, shares: Shares) -> Tensor:
         return schur(kernel(shares, divided(shares, self.precision)), self._half(shares))
@@ -262,10 +259,7 @@ class LowRankLaw(Law):
     precision: Tensor
 
     def blocks(self, shares: Shares) -> Tensor:
-        prior = kernel_blocks(shares, divided(shares, self.precision))
-        half = self._half(shares).unflatten(1, prior.shape[:2])
-        small = torch.diag_embed(rounding(prior.diagonal(dim1=-2, dim2=-1), self.factor))
-        return prior - torch.einsum("rnk,rnl->nkl", half, half) + small
+        return _reduced(kernel_blocks(shares, divided(shares, self.precision)), self._half(shares), self.factor)
 
     def joint(self, shares: Shares) -> Tensor:
         return schur(kernel(shares, divided(shares, self.precision)), self._half(shares))
@@ -361,3 +355,10 @@ class RotatedLaw(Law):
                 slopes, h = slopes @ axes[0], h @ axes[1]
             found.append((slopes, h, variance))
         return found
+
+
+def _reduced(prior: Tensor, half: Tensor, factor: Tensor) -> Tensor:
+    """Blocks (n, o, o) of a prior less what a half (r, n o) explains, and the rounding error of the factor."""
+    half = half.unflatten(1, prior.shape[:2])
+    small = torch.diag_embed(rounding(prior.diagonal(dim1=-2, dim2=-1), factor))
+    return prior - torch.einsum("rnk,rnl->nkl", half, half) + small

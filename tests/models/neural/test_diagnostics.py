@@ -85,6 +85,7 @@ def test_rhat_sees_chains_that_differ_in_place_in_scale_or_in_time():
     time[200:] += 2
     for wrong in (place, scale, time):
         assert rhat(wrong).item() > 1.05
+    # Ranks are the same to the digit; folded about the median they are not, and the greater of the two counts.
     assert_close(rhat(x.exp()), rhat(x), rtol=1e-2, atol=0)
     # The scores of ranks are the same; those of folded draws are others, of the same 1600 independent ones,
     # whose R-hat is one within a few thousandths.
