@@ -104,14 +104,14 @@ def test_names_and_messages_are_text_and_not_markup(opened: Any, pages: Any) -> 
 
 def column(page: Any, index: int) -> list[str]:
     """What a column shows, of the rows that are seen."""
-    rows = page.locator("table.trials tbody tr:visible").all()
+    rows = page.locator("table.listing tbody tr:visible").all()
     return [row.locator("th, td").nth(index).inner_text() for row in rows]
 
 
 def test_the_table_is_sorted_by_a_click_and_back_by_a_second(opened: Any, pages: Any) -> None:
     page = opened(pages("constrained"))
     ranked = column(page, 0)
-    heads = page.locator("table.trials thead th")
+    heads = page.locator("table.listing thead th")
     for _ in range(2):
         page.get_by_role("button", name="Trial").click()
     assert heads.nth(0).get_attribute("aria-sort") == "descending"
@@ -143,8 +143,8 @@ def test_the_table_is_whole_without_scripts(browser: Any, pages: Any) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(pages("constrained").as_uri())
-    assert page.locator("table.trials tbody tr").count() == int(COURSES["constrained"].counted.sum())
-    assert page.locator("table.trials button").count() == 0
+    assert page.locator("table.listing tbody tr").count() == int(COURSES["constrained"].counted.sum())
+    assert page.locator("table.listing button").count() == 0
     assert not page.locator(".filter").is_visible()
     context.close()
 

@@ -1,0 +1,60 @@
+"""Rows: what is known of the rows of a test beside their predictions and values.
+
+A report asks where a model is wrong: for which values of a column, for which groups, since when,
+and whether it is unsure of rows that come from elsewhere. It can only ask about what is here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Columns of n test rows, by name, and what they are for.
+
+    columns  of numbers or text (n,); NaN and None are missing
+    groups   the names of those that must be looked at one by one, such as a site or a customer
+    time     the name of the one that orders the rows in time, where one does
+    outside  standard deviations (k, m) that the model predicts at k rows from elsewhere, which it should be
+             unsure of; for classes the entropies (k, 1) of its answers there
+    origin   what these rows are, in words
+
+    Errors: ValueError for lengths that differ, an unknown name, or a time that is no number.
+
+    >>> Rows({"site": ["a", "b"], "day": [1.0, 2.0]}, groups=["site"], time="day").order.tolist()
+    [0, 1]
+    """
+
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    groups: Sequence[str] = ()
+    time: str | None = None
+    outside: np.ndarray | None = None
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", {name: np.asarray(column) for name, column in self.columns.items()})
+        sizes = {name: column.shape for name, column in self.columns.items()}
+        if len(set(sizes.values())) > 1 or any(len(shape) != 1 for shape in sizes.values()):
+            raise ValueError(f"columns of test rows must have one length (n,), got {sizes}")
+        for name in (*self.groups, *([] if self.time is None else [self.time])):
+            if name not in self.columns:
+                raise ValueError(f"no column is called {name!r}; there are {', '.join(self.columns) or 'none'}")
+        if self.time is not None:
+            clock = self.columns[self.time]
+            if clock.dtype.kind not in "iuf" or not np.isfinite(clock).all():
+                raise ValueError(f"the time of each row must be a number, and column {self.time!r} is not; convert it")
+        if self.outside is not None and not (np.asarray(self.outside) >= 0).all():
+            raise ValueError("standard deviations at outside rows must be numbers and not negative; check their inputs")
+
+    def require_length(self, n: int) -> None:
+        """Errors: ValueError if the columns are not of n rows."""
+        for name, column in self.columns.items():
+            if len(column) != n:
+                raise ValueError(f"column {name!r} has {len(column)} rows and the predictions have {n}; give the same")
+
+    @property
+    def order(self) -> np.ndarray | None:
+        """The rows in the order of their time, equal times as they came; None without time."""
+        return None if self.time is None else np.argsort(self.columns[self.time], kind="stable")
