@@ -28,7 +28,7 @@ from kernelfield.bo.space import Distribution, Parameters, Space
 from kernelfield.bo.space_file import read_space
 from kernelfield.bo.storage import FAILURE, network, repeated, shown
 from kernelfield.core.files import require_writable, write_whole
-from kernelfield.uq.report import provenance
+from kernelfield.uq.record import provenance
 from kernelfield.uq.search import Course, Parameter
 from kernelfield.uq.search_report import SearchReport, Slice
 

@@ -22,7 +22,7 @@ from kernelfield.core.files import write_whole
 from kernelfield.data.tables import listed
 from kernelfield.progress import race
 from kernelfield.uq.comparison import Comparison, Standing
-from kernelfield.uq.report import provenance
+from kernelfield.uq.record import provenance
 
 HEADINGS = {
     "nll": "NLL",

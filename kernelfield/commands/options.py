@@ -106,3 +106,38 @@ ProtocolName = Annotated[str, option("--protocol", metavar="NAME", text="fixed; 
 Jobs = Annotated[int, typer.Option("--jobs", min=1, metavar="NUMBER", help="Processes, of one thread each.")]
 RunFolder = Annotated[Path, option("--output", "-o", metavar="FOLDER", text="For a file a run; those in it are kept.")]
 TableOnly = Annotated[bool, typer.Option("--table", help="Run nothing; show what the folder holds.")]
+ModelFolderOrNone = Annotated[
+    Path | None, typer.Argument(metavar="[MODEL_DIR]", help="Folder that `fit` wrote; or --arrays instead.")
+]
+UnseenOrNone = Annotated[Path | None, option("--data", metavar="FILE", text="Table of rows that the fit has not seen.")]
+TargetsOrNone = Annotated[
+    list[str] | None, option("--target", metavar="COLUMN", text="What the model predicts; may be repeated.")
+]
+Arrays = Annotated[
+    Path | None, option("--arrays", metavar="FILE", text="Instead of a model: a table with predictions of any program.")
+]
+ColumnLayout = Annotated[
+    str | None,
+    option(
+        "--columns", metavar="LAYOUT", text="Of --arrays: y=A,mean=B,std=C; lower=, upper=, level=; 0.05=; proba=p_."
+    ),
+]
+Groups = Annotated[
+    list[str] | None,
+    option("--group", metavar="COLUMN", text="Whose values are looked at one by one; may be repeated."),
+]
+TimeColumn = Annotated[str | None, option("--time", metavar="COLUMN", text="That orders the rows: numbers or dates.")]
+OutsideFile = Annotated[
+    Path | None, option("--ood", metavar="FILE", text="Rows from elsewhere, which the model should be unsure of.")
+]
+Rivals = Annotated[
+    list[Path] | None,
+    option(
+        "--compare", metavar="PATH", text="Another model folder (or table of predictions) on the same rows; repeat."
+    ),
+]
+FailOn = Annotated[
+    list[str] | None,
+    option("--fail-on", metavar="CONDITION", text="Exit with 1 if it holds, as coverage90<0.87; may be repeated."),
+]
+MarkdownFile = Annotated[Path | None, option("--markdown", metavar="FILE", text="Write a short summary, for a log.")]

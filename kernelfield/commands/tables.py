@@ -1,14 +1,12 @@
-"""Commands on tables: demo, fit, predict and report."""
+"""Commands on tables: demo, fit and predict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
-from rich import box
-from rich.table import Table
 from sklearn.datasets import load_diabetes
 
-from kernelfield.commands.console import as_json, boundary, check_outputs, err, out, print_files, require_pages, say
+from kernelfield.commands.console import as_json, boundary, check_outputs, err, print_files, require_pages, say
 from kernelfield.commands.options import (
     Classify,
     DataFile,
@@ -19,34 +17,25 @@ from kernelfield.commands.options import (
     ModelFolder,
     ModelName,
     NewModel,
-    NewPage,
     NewTable,
     ReportFile,
     Seed,
     Targets,
     TestFile,
     TestShare,
-    Unseen,
 )
+from kernelfield.commands.scores import print_scores, sizes
 from kernelfield.core.files import require_writable_folder, write_whole
 from kernelfield.data.tables import Problem, listed, read_table, require_kind, separate, text_columns, write_table
 from kernelfield.estimators.persistence import require_savable
 from kernelfield.progress import bar, status
 from kernelfield.tabular import Provenance, TableClassifier, TableModel, Tabular, load_table, split
 from kernelfield.uq.class_report import ClassReport
-from kernelfield.uq.report import Report, provenance
+from kernelfield.uq.record import provenance
+from kernelfield.uq.report import Report
 
 TEST_SHARE = 0.2
 DEMO = ("gp", "gp-rbf", "gp-linear", "student-t")
-CAPTION = """\
-RMSE and CRPS are in units of the target, NLL in nats a value; less is better.
-Honest 90% intervals cover 90% of the values, but for chance."""
-
-REGRESSION = {"rmse": "RMSE", "nll": "NLL", "crps": "CRPS", "coverage90": "90% coverage"}
-CLASSES = {"log_loss": "log loss", "brier": "Brier", "ece": "ECE", "accuracy": "accuracy"}
-CLASS_CAPTION = (
-    "Log loss in nats, Brier scores from 0 to 2, ECE the calibration error; less is better of all but accuracy."
-)
 
 
 def demo(output_dir: DemoFolder = Path("kernelfield-demo")) -> None:
@@ -70,7 +59,7 @@ def demo(output_dir: DemoFolder = Path("kernelfield-demo")) -> None:
         best = min(reports, key=lambda one: one.evaluation.scores()["nll"])
         write_whole(page, best.to_html())
         write_whole(record, as_json(best.to_dict()))
-        _print_scores(f"Diabetes: learned from {len(train.target)} patients, tested on {len(test.target)}", reports)
+        print_scores(f"Diabetes: learned from {len(train.target)} patients, tested on {len(test.target)}", reports)
         print_files(**{f"Report on {best.model}, the best by NLL": page, "The same as JSON": record})
 
 
@@ -116,7 +105,7 @@ def fit(
             if path:
                 write_whole(path, content)
         if result:
-            _print_scores(f"{name}: {_sizes(result)}", [result])
+            print_scores(f"{name}: {sizes(result)}", [result])
         print_files(Model=output, Report=report, JSON=json_file)
 
 
@@ -136,24 +125,6 @@ def predict(model_dir: ModelFolder, data: DataFile, output: NewTable, level: Lev
         say(*notes)
         what = "probabilities" if isinstance(model, TableClassifier) else f"{100 * level:g}% intervals"
         print_files(**{f"{len(frame)} rows with {what}": output})
-
-
-def report(model_dir: ModelFolder, data: Unseen, target: Targets, output: NewPage, json_file: JsonFile = None) -> None:
-    """Measure a fitted model on a table with known targets."""
-    with boundary():
-        check_outputs([data], [output, json_file], folder=model_dir)
-        require_pages()
-        model = load_table(model_dir)
-        if set(target) != set(model.targets):
-            raise ValueError(f"the model in {model_dir} predicts {listed(model.targets)}, not {listed(target)}")
-        problem, notes = separated(data, target, [], model.encoding.text, isinstance(model, TableClassifier))
-        result = _measure(model, problem, notes, test=str(data))
-        page = result.to_html()
-        write_whole(output, page)
-        if json_file:
-            write_whole(json_file, as_json(result.to_dict()))
-        _print_scores(f"{model.name}: {_sizes(result)}", [result])
-        print_files(Report=output, JSON=json_file)
 
 
 def _problems(
@@ -195,27 +166,3 @@ def _measure(model: Tabular, held: Problem, notes: list[str], **made: str) -> Re
         result = model.report(held, notes, tick, **made)
     say(*result.notes[len(notes) :])
     return result
-
-
-def _sizes(result: Report | ClassReport) -> str:
-    return f"learned from {result.n_train} rows, tested on {result.n_test}"
-
-
-def _print_scores(title: str, results: Sequence[Report | ClassReport]) -> None:
-    regression = isinstance(results[0], Report)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)  # within 80 columns
-    table.add_column("model", no_wrap=True)
-    for heading in (*(REGRESSION if regression else CLASSES).values(), "fit s", "predict s"):
-        table.add_column(heading, justify="right")
-    for result in results:
-        times = (f"{result.seconds[key]:.2f}" for key in ("fit", "predict"))
-        table.add_row(result.model, *_cells(result.scores()), *times)
-    table.add_row("training mean" if regression else "training shares", *_cells(results[0].rule()), style="dim")
-    out.print(title, style="bold", markup=False)
-    out.print(table)
-    out.print(CAPTION if regression else CLASS_CAPTION, style="dim")
-
-
-def _cells(scores: Mapping[str, float]) -> list[str]:
-    *names, share = REGRESSION if "rmse" in scores else CLASSES
-    return [*(f"{scores[name]:.4g}" for name in names), f"{scores[share]:.1%}"]

@@ -9,6 +9,7 @@ half-fitted state to guard against, and one model may be fitted many times in pa
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from sklearn.base import BaseEstimator
@@ -87,6 +88,26 @@ class Surrogate(ABC):
     def notes(self) -> list[str]:
         """What a user should know of how the model was fitted, in sentences; for reports."""
         return []
+
+
+@runtime_checkable
+class LeavesOneOut(Protocol):
+    """A surrogate of n rows that knows, from one fit, what it would predict without each of them.
+
+    Hyperparameters are held. Only linear smoothers have it in closed form; see `kernelfield.models.leave_one_out`.
+    Errors: of both, ValueError where nothing can be predicted without a row; NotImplementedError where the
+    settings of the surrogate, or the model that it wraps, have no closed form.
+    """
+
+    @property
+    def data(self) -> Data:
+        """The rows, in the order in which they are left out."""
+
+    def leave_one_out(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance (n, m) of each y given all other rows."""
+
+    def without_each(self, X: Tensor) -> Tensor:
+        """Means (q, n, m) at X (q, d) of the n surrogates that each lack one row."""
 
 
 class Model(BaseEstimator, ABC):

@@ -228,6 +228,12 @@ class Draws(Posterior):
         log_density = Unit().log_density((y.unsqueeze(-3) - self.values) / spread) - spread.log()
         return (log_density + log_weights).logsumexp(-3)
 
+    def quantile(self, p: float) -> Tensor:
+        if len(self.weights) > 1:
+            return super().quantile(p)
+        value = self.values + self.spread * Unit().quantile(torch.full_like(self.weights, p))  # one Gaussian
+        return value.squeeze(-3)
+
     @property
     def spread(self) -> Tensor:
         """Standard deviations of the noise (*b, k, n, m), or (*b, 1, n, m) where it is shared."""

@@ -1,73 +1,118 @@
 """Page of a report on classes: words and figures here, layout in `report.html.j2`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from kernelfield.uq import plots
+from kernelfield.uq import plots, report_plots, sections
 from kernelfield.uq.calibration import band
-from kernelfield.uq.classes import ClassEvaluation, Reliability
-from kernelfield.uq.page import Markup, fill, number
+from kernelfield.uq.class_calibration import kolmogorov, selective_risk, spiegelhalter
+from kernelfield.uq.class_report import ClassReport
+from kernelfield.uq.classes import Reliability
+from kernelfield.uq.diagnosis.outside import entropy
+from kernelfield.uq.markup import figure
+from kernelfield.uq.page import compared, fill, shown_columns
+from kernelfield.uq.sections import Section, Table, line
+from kernelfield.uq.words import CLASSES, number
 
 BARS = 20  # of confidences
 MOST = 20  # classes in a table of confusions: more could not be read
-SCORES = (  # name, as written, what it says, format
-    ("log_loss", "Log loss", "negative log probability of the class that came, in nats", ""),
-    ("brier", "Brier score", "squared distance of the probabilities from what came; 0 to 2", ""),
-    ("accuracy", "Accuracy", "share of rows whose most probable class came; higher is better", "{:.1%}"),
-    ("ece", "Calibration error", "mean gap between the confidence in a prediction and its accuracy", "{:.1%}"),
-    ("ece_debiased", "Calibration error, debiased", "less what chance makes of it; may be below zero", "{:.1%}"),
-)
 EXPLAINED = (
-    "Means over the test set. The baseline always predicts the shares of the classes among the training rows; the gain "
-    "is the share of its score that the model saves. Lower is better unless said otherwise."
+    "Means over the test set, with their 95% intervals. The baseline always predicts {}; the gain is the share of its "
+    "score that the model saves. Lower is better unless said otherwise."
 )
 
 
-def render(content: Mapping[str, Any], evaluation: ClassEvaluation) -> str:
-    """The page of `ClassReport.to_dict()`, with figures of the evaluation that it summarises."""
-    rows = [
-        {
-            "label": label,
-            "meaning": meaning,
-            "model": number(content["scores"][name], form),
-            "baseline": number(content["baseline"][name], form),
-            "gain": number(content["skill"][name], "{:+.1%}") if name in content["skill"] else "",
-        }
-        for name, label, meaning, form in SCORES
+def render(report: ClassReport) -> str:
+    """The page of a report."""
+    part = {"name": "", "sections": list(_sections(report))}
+    last = [*compared(report.pairs), *_mended(report)]
+    return fill(report, report.target, [part], CLASSES, EXPLAINED.format(report.rule), last)
+
+
+def _sections(report: ClassReport) -> Iterator[Section]:
+    found, rows, evaluation = report.findings, report.rows, report.evaluation
+    yield _calibrated(report)
+    yield from sections.placed(found, "c", share="accuracy")
+    yield _resolved(report)
+    if found.outside is not None and rows.outside is not None:
+        inside, outside = entropy(evaluation.probabilities), entropy(np.asarray(rows.outside, dtype=float))
+        yield sections.elsewhere(found.outside, inside, outside, "entropy", "c")
+    if found.drift is not None:
+        yield sections.moving(found.drift, "c", share="accuracy")
+    yield sections.class_cases(found, report.classes, rows, shown_columns(rows), "c")
+
+
+def _calibrated(report: ClassReport) -> Section:
+    evaluation = report.evaluation
+    hit, null = evaluation.probabilities.argmax(1) == evaluation.labels, report.scores()
+    figures = [
+        figure(
+            "reliability",
+            "Do probabilities hold what they promise?",
+            reliability(evaluation.reliability(), prefix="reliability-"),
+            "Predictions made with 80% confidence should be right in 80% of cases: dots lie on the diagonal, give or "
+            "take the 95% bars of chance. Below it the model is too sure, above it not sure enough.",
+        ),
+        figure(
+            "confidence",
+            "How sure is it, and is it right then?",
+            histogram(evaluation.probabilities.max(1), hit, prefix="confidence-"),
+            "Rows by the probability of their most probable class; orange are those where another class came.",
+        ),
     ]
-    section = {"name": content["target"], "figures": list(_figures(content["classes"], evaluation))}
-    return fill(content, [section], rows, EXPLAINED)
-
-
-def _figures(classes: list[str], evaluation: ClassEvaluation) -> Iterator[dict[str, str]]:
-    y, guess, confidence = evaluation.labels, evaluation.probabilities.argmax(1), evaluation.probabilities.max(1)
-
-    def figure(name: str, title: str, svg: str, caption: str) -> dict[str, str]:
-        return {"id": f"{name}-caption", "title": title, "svg": Markup(svg), "caption": caption}
-
-    yield figure(
-        "reliability",
-        "Do probabilities hold what they promise?",
-        reliability(evaluation.reliability(), prefix="reliability-"),
-        "Predictions made with 80% confidence should be right in 80% of cases: dots lie on the diagonal, give or take "
-        "the 95% bars of chance. Below it the model is too sure, above it not sure enough.",
+    words = (
+        f"Were the probabilities right, chance alone would give a calibration error between "
+        f"{number(null['ece_null_low'], '{:.1%}')} and {number(null['ece_null_high'], '{:.1%}')} in nine cases of ten. "
+        f"Two tests without bins: p = {number(spiegelhalter(evaluation).p_value)} (Spiegelhalter) and "
+        f"p = {number(kolmogorov(evaluation).p_value)} (Kolmogorov-Smirnov)."
     )
-    yield figure(
-        "confidence",
-        "How sure is it, and is it right then?",
-        histogram(confidence, guess == y, prefix="confidence-"),
-        "Rows by the probability of their most probable class; orange are those where another class came.",
-    )
-    if len(classes) <= MOST:
-        yield figure(
-            "confusion",
-            "Which classes does it take for which?",
-            confusion(classes, y, guess, prefix="confusion-"),
-            "Rows are the classes that came, columns those predicted, numbers count test rows; all else than the "
-            "diagonal are mistakes.",
+    return Section("Calibration", [words], figures)
+
+
+def _resolved(report: ClassReport) -> Section:
+    evaluation, risk = report.evaluation, selective_risk(report.evaluation)
+    figures = [
+        figure(
+            "risk",
+            "What does answering only when sure save?",
+            report_plots.risk(risk, prefix="risk-"),
+            f"The error rate of the rows that are answered, the surest first. Its mean over shares (AURC) is "
+            f"{number(risk.aurc)}, {number(risk.excess)} above the best there could be, the grey line.",
         )
+    ]
+    if len(report.classes) <= MOST:
+        guess = evaluation.probabilities.argmax(1)
+        figures.append(
+            figure(
+                "confusion",
+                "Which classes does it take for which?",
+                confusion(list(report.classes), evaluation.labels, guess, prefix="confusion-"),
+                "Rows are the classes that came, columns those predicted, numbers count test rows; all else than the "
+                "diagonal are mistakes.",
+            )
+        )
+    return Section("Sharpness and resolution", (), figures)
+
+
+def _mended(report: ClassReport) -> Iterator[Section]:
+    """What recalibration would change."""
+    if not report.remedies:
+        return
+    rows = []
+    for one in report.remedies:
+        scores = one.evaluation.scores()
+        cells = (one.name, scores["log_loss"], scores["brier"], number(scores["ece"], "{:.1%}"))
+        rows.append(line(*cells, flag=one.name == report.advised))
+    words = (
+        f"Recommended: {report.advised}."
+        if report.advised
+        else ("The probabilities may stay as they are: no recalibration improves them beyond what chance explains.")
+    )
+    caption = f"Learned from one half of the rows, measured on {report.remedies[0].to_dict()['rows']:,} others."
+    heads = ("Recalibration", "Log loss", "Brier score", "Calibration error")
+    yield Section("Recalibration", [words], (), [Table(caption, heads, rows)])
 
 
 def reliability(points: Reliability, *, prefix: str, size: tuple[float, float] = plots.SIZE) -> str:

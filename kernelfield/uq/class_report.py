@@ -1,9 +1,9 @@
-"""ClassReport: what a fitted classifier is worth on a test set, as one HTML page or as JSON.
+"""ClassReport: what probabilities of classes are worth on a test set, as one HTML page, as JSON or as Markdown.
 
     evaluation = ClassEvaluation.of(probabilities, labels)
     report = ClassReport("gpc", "species", ["a", "b"], evaluation, prior=np.array([0.4, 0.6]), n_train=100)
     report.to_html()    a self-contained page, to be read from top to bottom
-    report.to_dict()    the same content in numbers
+    report.to_dict()    the same content in numbers, as `report.schema.json` describes it
 
 The page needs matplotlib and jinja2 (`pip install 'kernelfield[report]'`), the numbers do not.
 """
@@ -12,15 +12,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import import_module
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from kernelfield.uq.classes import ClassEvaluation
-from kernelfield.uq.report import plain
-from kernelfield.uq.verdict import FEWEST, Verdict, compared
+from kernelfield.uq.bootstrap import Interval, score_intervals, skill_intervals
+from kernelfield.uq.class_calibration import (
+    adaptive_ece,
+    classwise_ece,
+    kolmogorov,
+    selective_risk,
+    spiegelhalter,
+    worst_gap,
+)
+from kernelfield.uq.class_verdict import class_verdicts
+from kernelfield.uq.classes import ClassEvaluation, bins_for
+from kernelfield.uq.diagnosis.findings import ClassFindings, diagnose_classes
+from kernelfield.uq.lights import Verdict
+from kernelfield.uq.markdown import summary
+from kernelfield.uq.paired import Paired, compared_with
+from kernelfield.uq.record import heading, plain
+from kernelfield.uq.remedies import Remedy, prescribed, recommended
+from kernelfield.uq.rows import Rows
+from kernelfield.uq.verdict import advice
 
-GAINS = ("log_loss", "brier")  # scores whose zero is perfection, so that shares of them mean something
-RULE = "always predicting the shares of the training rows"
+SHARES = "the shares of the classes among the training rows"
+OWN_SHARES = "the shares of the classes among the test rows themselves, as no training labels were given"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +50,18 @@ class ClassReport:
     classes          its k labels, as text
     evaluation       of the model, on the test set
     prior            shares (k,) of the classes among the training rows: what the baseline always says
-    n_train          rows that the model was fitted to
+    n_train          rows that the model was fitted to; None if that is not known
     seconds          by phase: "fit", "predict"
     hyperparameters  by name
     features         names of the d inputs; entries of hyperparameters of length d are named by them
-    provenance       as `kernelfield.uq.report.provenance` gives it
+    provenance       as `kernelfield.uq.record.provenance` gives it
     notes            sentences that the reader should know, such as rows dropped
+    rule             what the baseline always says, in words
+    rows             what is known of the test rows: columns, groups, time, rows from elsewhere
+    others           evaluations of other models on the same rows, by name
+    remedies         what recalibration would change, as `kernelfield.uq.remedies` measures it
 
-    Errors: ValueError if the numbers of classes do not agree.
+    Errors: ValueError if the numbers of classes or rows do not agree.
     """
 
     model: str
@@ -47,17 +69,53 @@ class ClassReport:
     classes: Sequence[str]
     evaluation: ClassEvaluation
     prior: np.ndarray
-    n_train: int
+    n_train: int | None
     seconds: Mapping[str, float] = field(default_factory=dict)
     hyperparameters: Mapping[str, float | list[float]] = field(default_factory=dict)
     features: Sequence[str] = ()
     provenance: Mapping[str, str | int | None] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    rule: str = SHARES
+    rows: Rows = field(default_factory=Rows)
+    others: Mapping[str, ClassEvaluation] = field(default_factory=dict)
+    remedies: Sequence[Remedy[ClassEvaluation]] = ()
 
     def __post_init__(self) -> None:
         counts = len(self.classes), self.evaluation.probabilities.shape[1], len(self.prior)
         if len(set(counts)) > 1:
             raise ValueError(f"names, probabilities and shares must be of the same classes, got {counts} of them")
+        for name, other in self.others.items():
+            if not np.array_equal(other.labels, self.evaluation.labels):
+                sizes = f"{len(self.evaluation.labels)} and {len(other.labels)}"
+                raise ValueError(f"model and {name} must be evaluated on the same labels, got {sizes} of them")
+        self.rows.require_length(self.n_test)
+
+    @classmethod
+    def from_arrays(
+        cls, labels: ArrayLike, probabilities: ArrayLike, *, y_train: ArrayLike | None = None, **named: Any
+    ) -> "ClassReport":
+        """The report on any program's probabilities (n, k) and the numbers (n,) of the classes that came.
+
+        y_train  numbers of the classes of the training rows, for the baseline; without, it is that of the test rows
+        named    other fields of the report, such as classes=["cat", "dog"]
+
+        Errors: ValueError for probabilities that are no laws, or labels that are none of the classes.
+        """
+        evaluation = ClassEvaluation.of(probabilities, labels, bins=bins_for(len(np.asarray(labels))))
+        k = evaluation.probabilities.shape[1]
+        seen = evaluation.labels if y_train is None else np.asarray(y_train)
+        return cls(
+            **{
+                "model": "predictions",
+                "target": "class",
+                "classes": [str(index) for index in range(k)],
+                "evaluation": evaluation,
+                "prior": np.bincount(seen, minlength=k) / len(seen),
+                "n_train": None if y_train is None else len(seen),
+                "rule": OWN_SHARES if y_train is None else SHARES,
+                **named,
+            }
+        )
 
     @property
     def n_test(self) -> int:
@@ -65,43 +123,96 @@ class ClassReport:
 
     @cached_property
     def baseline(self) -> ClassEvaluation:
-        """Of always predicting the shares of the training rows."""
+        """Of always predicting the prior shares."""
         said = np.broadcast_to(self.prior, self.evaluation.probabilities.shape)
         return ClassEvaluation.of(said, self.evaluation.labels)
 
-    def scores(self) -> dict[str, float]:
-        """Of the model, means over rows."""
+    @cached_property
+    def figures(self) -> dict[str, float]:
+        """The scores of the model, means over rows."""
         return self.evaluation.scores()
 
-    def rule(self) -> dict[str, float]:
-        """The scores of the baseline."""
-        return self.baseline.scores()
+    def scores(self) -> dict[str, float]:
+        """Of the model, means over rows."""
+        return self.figures
 
-    def skill(self) -> dict[str, float]:
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95% intervals of the scores that are means over rows; none for a single row."""
+        return score_intervals(self.evaluation) if self.n_test > 1 else {}
+
+    @cached_property
+    def skill(self) -> dict[str, Interval]:
         """1 - score / baseline's score: 1 is perfection, 0 no gain; NaN where the baseline is perfect."""
-        own, other = self.scores(), self.rule()
-        return {name: 1 - own[name] / other[name] if other[name] > 0 else np.nan for name in GAINS}
+        return skill_intervals(self.evaluation, self.baseline) if self.n_test > 1 else {}
 
+    @cached_property
+    def pairs(self) -> list[Paired]:
+        """Every other model against this one, by log loss."""
+        if not self.others or self.n_test < 2:
+            return []
+        return compared_with({self.model: self.evaluation, **self.others}, self.model)
+
+    @cached_property
+    def findings(self) -> ClassFindings:
+        rows = self.rows
+        return diagnose_classes(self.evaluation, columns=rows.columns, time=rows.clock, outside=rows.outside)
+
+    @cached_property
     def verdicts(self) -> list[Verdict]:
-        """Are the probabilities honest, and is the model any good?"""
-        return [honesty(self.evaluation), compared(self.evaluation.losses, self.baseline.losses, "log loss", RULE)]
+        """The lights of the header."""
+        return class_verdicts(self.evaluation, self.baseline, self.findings)
+
+    @cached_property
+    def advised(self) -> str | None:
+        """The recalibration to take, if any."""
+        return recommended(self.remedies)
+
+    @cached_property
+    def advice(self) -> list[str]:
+        """What to do, in sentences; nothing where nothing need be done."""
+        return [*advice(self.verdicts), *prescribed(self.advised)]
+
+    def numbers(self) -> dict[str, float]:
+        """What conditions may ask for: scores, skill, calibration and the number of red lights."""
+        return {
+            **self.scores(),
+            "skill": self.skill["log_loss"].value if self.skill else np.nan,
+            "worst_gap": worst_gap(self.evaluation),
+            "red_lights": float(sum(verdict.grade == "bad" for verdict in self.verdicts)),
+        }
 
     def to_dict(self) -> dict[str, object]:
         """The content in plain numbers, lists and text; strict JSON, where null is what has no finite value."""
-        points = self.evaluation.reliability()
         content = {
+            **heading("classes"),
             "model": self.model,
             "n_train": self.n_train,
             "n_test": self.n_test,
             "features": list(self.features),
             "target": self.target,
             "classes": list(self.classes),
-            "verdicts": [asdict(verdict) for verdict in self.verdicts()],
+            "verdicts": [asdict(verdict) for verdict in self.verdicts],
+            "advice": self.advice,
             "scores": self.scores(),
-            "baseline": self.rule(),
-            "skill": self.skill(),
+            "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
+            "rule": self.rule,
+            "baseline": self.baseline.scores(),
+            "skill": {name: asdict(interval) for name, interval in self.skill.items()},
             "brier_parts": asdict(self.evaluation.brier_parts()),
-            "reliability": asdict(points),
+            "reliability": asdict(self.evaluation.reliability()),
+            "calibration": {
+                "adaptive_ece": adaptive_ece(self.evaluation),
+                "classwise_ece": classwise_ece(self.evaluation),
+                "worst_gap": worst_gap(self.evaluation),
+                "spiegelhalter": asdict(spiegelhalter(self.evaluation)),
+                "kolmogorov": asdict(kolmogorov(self.evaluation)),
+            },
+            "risk": asdict(selective_risk(self.evaluation)),
+            **asdict(self.findings),
+            "comparison": [asdict(pair) | {"sentence": pair.sentence} for pair in self.pairs],
+            "remedies": [one.to_dict() for one in self.remedies],
+            "recommended": self.advised,
             "seconds": dict(self.seconds),
             "hyperparameters": dict(self.hyperparameters),
             "provenance": dict(self.provenance),
@@ -109,24 +220,14 @@ class ClassReport:
         }
         return {name: plain(value) for name, value in content.items()}
 
+    def to_markdown(self) -> str:
+        """Verdicts, scores and advice as a few lines of Markdown, for the log of a pipeline."""
+        return summary(self.to_dict())
+
     def to_html(self) -> str:
         """The content as one page that asks nothing of the network.
 
         Errors: ImportError, with the remedy, without matplotlib or jinja2.
         """
         # Its packages are optional; all else here works without them.
-        return import_module("kernelfield.uq.class_page").render(self.to_dict(), self.evaluation)
-
-
-def honesty(evaluation: ClassEvaluation) -> Verdict:
-    """Whether probabilities are as right as they say."""
-    scores, n = evaluation.scores(), len(evaluation.labels)
-    found = f"The expected calibration error is {scores['ece']:.1%}"
-    allowed = f"honest probabilities have {scores['ece_null_low']:.1%} to {scores['ece_null_high']:.1%} (90% band)"
-    if n < FEWEST:
-        return Verdict("open", "Too few rows to judge the probabilities", f"{found}; {allowed}.")
-    if scores["ece"] <= scores["ece_null_high"]:
-        return Verdict("good", "Probabilities keep their promise", f"{found}; {allowed} on as many rows.")
-    sure = float(evaluation.probabilities.max(1).mean()) > scores["accuracy"]
-    title = "Probabilities are too sure" if sure else "Probabilities are not sure enough"
-    return Verdict("bad", title, f"{found}, more than chance explains; {allowed} on as many rows.")
+        return import_module("kernelfield.uq.class_page").render(self)

@@ -26,11 +26,10 @@ from importlib import import_module
 import numpy as np
 
 from kernelfield.uq.calibration import CONFIDENCE, curve
-from kernelfield.uq.class_report import RULE, honesty
 from kernelfield.uq.classes import ClassEvaluation
-from kernelfield.uq.report import plain
+from kernelfield.uq.record import plain
 from kernelfield.uq.scores import Evaluation
-from kernelfield.uq.verdict import Verdict, compared, verdicts
+from kernelfield.uq.verdict import Verdict, class_verdicts, verdicts
 
 DRAWS = 2000  # of the bootstrap: ends of intervals are right to about 3% of their distance from the mean
 CHUNK = 2**22  # entries of the counts of rows drawn at once
@@ -164,7 +163,7 @@ class Comparison:
         """Which is best, are its intervals or probabilities honest, and is it any good?"""
         best, rule = self.best.pooled(), self.baseline.pooled()
         if isinstance(best, ClassEvaluation) and isinstance(rule, ClassEvaluation):
-            rest = [honesty(best), compared(best.losses, rule.losses, "log loss", RULE)]
+            rest = class_verdicts(best, rule)
         elif isinstance(best, Evaluation) and isinstance(rule, Evaluation):
             rest = verdicts(best, rule, self.outputs)
         named = [replace(one, title=f"{self.best.name}: {one.title[:1].lower()}{one.title[1:]}") for one in rest]

@@ -9,7 +9,8 @@ from kernelfield.uq import class_page, plots
 from kernelfield.uq.calibration import curve
 from kernelfield.uq.classes import ClassEvaluation
 from kernelfield.uq.comparison import Comparison, Contender, Standing
-from kernelfield.uq.page import Markup, number, written
+from kernelfield.uq.markup import figure, written
+from kernelfield.uq.words import number
 
 SMALL = (2.7, 2.3)  # inches, of one of many figures
 ROW = 0.27  # inches, of a model in a figure of all
@@ -86,9 +87,6 @@ def _signed(value: float) -> str:
 
 def _figures(comparison: Comparison, loss: str) -> Iterator[dict[str, str]]:
     standings = comparison.standings
-
-    def figure(name: str, title: str, svg: str, caption: str) -> dict[str, str]:
-        return {"id": f"{name}-caption", "title": title, "svg": Markup(svg), "caption": caption}
 
     if len(standings) > 1:
         yield figure(
@@ -176,12 +174,7 @@ def _multiples(comparison: Comparison) -> Iterator[dict[str, str]]:
             svg = class_page.reliability(pooled.reliability(), prefix=prefix, size=SMALL)
         else:
             svg = plots.calibration(curve(pooled.output(0)), prefix=prefix, size=SMALL)
-        yield {
-            "id": f"{prefix}caption",
-            "title": one.contender.name,
-            "svg": Markup(svg),
-            "caption": _held(one.contender),
-        }
+        yield figure(prefix.removesuffix("-"), one.contender.name, svg, _held(one.contender))
 
 
 def _held(contender: Contender) -> str:

@@ -25,6 +25,8 @@ from kernelfield.core.convolved import Convolved
 from kernelfield.core.mixing import InverseGamma, Mixing, Unit
 from kernelfield.core.pathwise import Pathwise
 from kernelfield.core.posterior import Binned, Draws, Elliptical, Posterior
+from kernelfield.core.quantiles import Quantiles
+from kernelfield.uq.laws import Sample
 
 NODES = 64  # Gauss-Legendre nodes: 1e-10 of a scale mixture's CRPS
 LEVELS, REACH = 401, 6.0  # quantiles of a law without a formula, equally spaced in normal scores to this one
@@ -42,6 +44,10 @@ def expected_score(law: Posterior, y: Tensor) -> Tensor:
             return _mixture(law, y) if (law.noise > 0).any() else _empirical(law, y)
         case Binned():
             return _histogram(law, y)
+        case Quantiles():
+            return _pieces(law, y)
+        case Sample():
+            return _fair(law, y)
         case Convolved():
             return _convolved(law, y)
         case Pathwise():
@@ -144,17 +150,47 @@ def _histogram(law: Binned, y: Tensor) -> Tensor:
     low, high = law.edges[..., :-1], law.edges[..., 1:]
     mass = law.logits.softmax(-1)
     top = mass.cumsum(-1)
-    cut = y.unsqueeze(-1).clamp(low, high)
-    wide = torch.where(high > low, high - low, 1.0)  # an atom of the law is a bin without width
-    middle = top - mass * (high - cut) / wide
-    left = (cut - low) * _mean_square(top - mass, middle)
-    right = (high - cut) * _mean_square(1 - middle, 1 - top)
+    bins = _cut_bin(low, high, top - mass, top, y.unsqueeze(-1))
     if law.tails:
         lower, upper = law.tail_std
         tails = _tail(law.edges[..., 1] - y, lower, mass[..., 0]) + _tail(y - law.edges[..., -2], upper, mass[..., -1])
-        return (left + right)[..., 1:-1].sum(-1) + tails
+        return bins[..., 1:-1].sum(-1) + tails
     outside = (y - y.clamp(law.edges[..., 0], law.edges[..., -1])).abs()
-    return (left + right).sum(-1) + outside
+    return bins.sum(-1) + outside
+
+
+def _pieces(law: Quantiles, y: Tensor) -> Tensor:
+    """Of Gaussian pieces, each cut at y; in the normal score u of a piece dx = slope du.
+
+    Where the outer quantiles are equal the law ends there, and all that lies beyond them counts.
+    """
+    low, high = law.pieces
+    start, slope = law.values[..., :-1], law.slopes
+    rise = (y.unsqueeze(-1) - start) / torch.where(slope > 0, slope, 1.0)
+    cut = torch.minimum(torch.maximum(law.scores[:-1] + rise, low), high)
+    inner = slope * (_area_below(cut) - _area_below(low) + _area_below(-cut) - _area_below(-high))
+    ends = law.values[..., 0] - y, y - law.values[..., -1]
+    beyond = [torch.where(slope[..., i] > 0, 0.0, end.clamp_min(0)) for i, end in zip((0, -1), ends, strict=True)]
+    return inner.sum(-1) + sum(beyond)
+
+
+def _area_below(u: Tensor) -> Tensor:
+    """The integral of the squared normal distribution function from minus infinity to u < infinity."""
+    level, bell = torch.special.ndtr(u), (-u.square() / 2).exp() / math.sqrt(2 * math.pi)
+    area = level * (u * level + 2 * bell) - torch.special.ndtr(math.sqrt(2) * u) / math.sqrt(math.pi)
+    return torch.where(u.isinf(), 0.0, area)
+
+
+def _fair(law: Sample, y: Tensor) -> Tensor:
+    """Of the law that k draws came from, without bias: pairs of different draws, as gaps between neighbours.
+
+    It is below zero where the draws lie further apart than y from them.
+    """
+    near = (y.unsqueeze(-3) - law.values).abs().mean(-3)
+    k = law.values.shape[-3]
+    place = torch.arange(1, k).to(y)
+    pairs = (place * (k - place) / (k * (k - 1)))[:, None, None]
+    return near - (pairs * law.ordered.diff(dim=-3)).sum(-3)
 
 
 def _tail(beyond: Tensor, std: Tensor, mass: Tensor) -> Tensor:
@@ -170,17 +206,30 @@ def _tail(beyond: Tensor, std: Tensor, mass: Tensor) -> Tensor:
 
 
 def _by_quantiles(law: Posterior, y: Tensor) -> Tensor:
-    """Of a law whose distribution function is taken to be linear between many quantiles."""
+    """Of a law whose distribution function is taken to be linear between many quantiles, one pair at a time."""
     reach = min(REACH, -float(special.ndtri(8 * torch.finfo(y.dtype).eps)))  # levels that differ from one
     levels = torch.special.ndtr(torch.linspace(-reach, reach, LEVELS, dtype=torch.float64))
-    edges = torch.stack([law.quantile(level) for level in levels.tolist()], -1)
-    mass = levels.diff() / (levels[-1] - levels[0])
-    return _histogram(Binned(mass.log().to(edges).expand(*edges.shape[:-1], -1), edges), y)
+    shares = ((levels - levels[0]) / (levels[-1] - levels[0])).tolist()
+    first = low = law.quantile(levels[0].item())
+    score = torch.zeros_like(y)
+    for level, bottom, top in zip(levels[1:].tolist(), shares[:-1], shares[1:], strict=True):
+        high = law.quantile(level)
+        score = score + _cut_bin(low, high, bottom, top, y)
+        low = high
+    return score + (first - y).clamp_min(0) + (y - low).clamp_min(0)
 
 
-def _mean_square(start: Tensor, end: Tensor) -> Tensor:
+def _cut_bin(low: Tensor, high: Tensor, bottom: Tensor | float, top: Tensor | float, y: Tensor) -> Tensor:
+    """Of the bin [low, high] in which F rises in a line from bottom to top, cut at y."""
+    cut = torch.minimum(torch.maximum(y, low), high)
+    wide = torch.where(high > low, high - low, 1.0)  # an atom of the law is a bin without width
+    middle = top - (top - bottom) * (high - cut) / wide
+    return (cut - low) * _mean_square(bottom, middle) + (high - cut) * _mean_square(1 - middle, 1 - top)
+
+
+def _mean_square(start: Tensor | float, end: Tensor | float) -> Tensor:
     """The mean of the square of a line between two heights."""
-    return (start.square() + start * end + end.square()) / 3
+    return torch.as_tensor((start * start + start * end + end * end) / 3)
 
 
 def _convolved(law: Convolved, y: Tensor) -> Tensor:

@@ -1,123 +1,130 @@
-"""Page: the content of a report as HTML. Words here, layout in `report.html.j2`, figures in `plots`."""
+"""Page: a report on a regression as HTML. Words and sections here and in `sections`, layout in `report.html.j2`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from kernelfield.uq.calibration import curve, histogram
-from kernelfield.uq.plots import calibration, predictions, resolution, uniformity
-from kernelfield.uq.scores import Evaluation
+import numpy as np
 
-try:
-    import jinja2
-    from markupsafe import Markup
-except ImportError as error:
-    raise ImportError("reports need matplotlib and jinja2; pip install 'kernelfield[report]'") from error
+from kernelfield.uq import report_plots, sections
+from kernelfield.uq.bootstrap import Interval
+from kernelfield.uq.calibration import Calibration
+from kernelfield.uq.lights import Verdict
+from kernelfield.uq.markup import figure, written
+from kernelfield.uq.paired import Paired
+from kernelfield.uq.remedies import Remedy
+from kernelfield.uq.report import Part, Report
+from kernelfield.uq.scores import Evaluation
+from kernelfield.uq.sections import Section, Table, line
+from kernelfield.uq.words import REGRESSION, number
 
 POINTS = 2000  # drawn in a figure; shared among outputs, so that a page stays below 1.5 MB
 LEAST_POINTS = 200
+COLUMNS = 6  # of the user's, beside the worst cases
 EXPLAINED = (
-    "Means over the test set{}. The baseline always predicts the mean and standard deviation of the training targets; "
-    "the gain is the share of its score that the model saves. Lower is better unless said otherwise."
-)
-SCORES = (  # name, as written, what it says, format
-    ("crps", "CRPS", "how far the whole predicted law is from the value, in units of the target", ""),
-    ("nll", "NLL", "negative log density of the value, in nats", ""),
-    ("rmse", "RMSE", "root mean square error of the predicted mean", ""),
-    ("mae", "MAE", "mean absolute error of the predicted mean", ""),
-    ("r2", "R²", "share of the variance explained; higher is better", "{:.3f}"),
-    ("interval90", "Interval score", "width of the 90% intervals and a price for each miss", ""),
-    ("coverage90", "Coverage", "share of values inside the 90% intervals; best at 90%", "{:.1%}"),
-    ("sharpness90", "Interval width", "mean width of the 90% intervals; smaller is better if coverage holds", ""),
+    "Means over the test set{}, with 95% intervals. The baseline always predicts {}; the gain is the share of its "
+    "score that the model saves. Lower is better unless said otherwise."
 )
 
 
-def render(content: Mapping[str, Any], evaluation: Evaluation) -> str:
-    """The page of `Report.to_dict()`, with figures of the evaluation that it summarises."""
-    most = max(POINTS // len(content["outputs"]), LEAST_POINTS)
-    sections = [
+def render(report: Report) -> str:
+    """The page of a report."""
+    most = max(POINTS // len(report.outputs), LEAST_POINTS)
+    several = len(report.outputs) > 1
+    parts = [
         {
-            "name": output["name"],
-            "verdicts": output["verdicts"],
-            "scores": score_rows(output),
-            "figures": list(_figures(evaluation.output(index), f"o{index}", most)),
+            "name": part.report.outputs[0] if several else "",
+            "verdicts": part.verdicts,
+            "scores": score_rows(REGRESSION, part.report),
+            "sections": list(_sections(part, f"o{index}", most)),
         }
-        for index, output in enumerate(content["outputs"])
+        for index, part in enumerate(report.parts)
     ]
+    over = ", then over outputs" if several else ""
+    title = ", ".join(report.outputs) if len(report.outputs) < 4 else f"{len(report.outputs)} outputs"
     return fill(
-        content, sections, score_rows(content), EXPLAINED.format(", then over outputs" if len(sections) > 1 else "")
+        report,
+        title,
+        parts,
+        REGRESSION,
+        EXPLAINED.format(over, report.rule),
+        [*compared(report.pairs), *mended(report)],
     )
 
 
 def fill(
-    content: Mapping[str, Any], sections: Sequence[Mapping[str, Any]], overall: Sequence[Mapping[str, str]], words: str
+    report: Any,
+    title: str,
+    parts: Sequence[Mapping[str, Any]],
+    known: Sequence[Sequence[str]],
+    words: str,
+    first: Sequence[Section],
 ) -> str:
-    """The template's page: a section of figures each, the overall scores, and words that explain them."""
+    """The template's page: overall scores with words that explain them, what concerns all outputs, and parts."""
     return written(
         "report.html.j2",
-        content,
-        sections=sections,
-        overall=overall,
+        {"model": report.model, "verdicts": report.verdicts, "advice": report.advice, "notes": report.notes},
+        title=title,
+        facts=facts(report),
+        summary=in_short(report.verdicts),
+        overall=score_rows(known, report),
         explained=words,
-        choices=list(choices(content["hyperparameters"], content["features"])),
+        parts_of=[{"name": "", "sections": first}, *parts],
+        provenance=report.provenance,
+        choices=list(choices(report.hyperparameters, report.features)),
     )
 
 
-def written(template: str, content: Mapping[str, Any], **more: Any) -> str:
-    """A template of this folder, filled in."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def in_short(verdicts: Sequence[Verdict]) -> str:
+    """What the lights come to, in a sentence."""
+    asked = [one for one in verdicts if one.grade != "open"]
+    bad = sum(one.grade == "bad" for one in asked)
+    rest = f" {len(verdicts) - len(asked)} could not be judged." if len(asked) < len(verdicts) else ""
+    if not asked:
+        return "Nothing could be judged: see what is missing below."
+    if not bad:
+        return f"Nothing speaks against these predictions: {len(asked)} of {len(asked)} questions have a good answer.{rest}"
+    return f"Do not rely on these predictions as they are: {bad} of {len(asked)} questions have a bad answer.{rest}"
+
+
+def facts(report: Any) -> str:
+    """On how many rows the report rests, and how long things took."""
+    rows = f"{report.n_test:,} row{'' if report.n_test == 1 else 's'}"
+    learned = f"Fitted to {report.n_train:,} rows, tested on {rows}" if report.n_train else f"Tested on {rows}"
+    return "".join(
+        [learned, *(f", {phase} in {number(time, '{:.3g}')} s" for phase, time in report.seconds.items()), "."]
     )
-    environment.filters["number"] = number
-    return environment.get_template(template).render(content, **more)
 
 
-def number(value: object, form: str = "") -> str:
-    """As a reader wants it: in `form` or four digits, a true minus, a dash for what has no value.
-
-    >>> number(-0.123456), number(48211.7), number(None), number(12)
-    ('−0.1235', '48,212', '–', '12')
-    """
-    match value:
-        case None:
-            return "\N{EN DASH}"
-        case float():
-            return (form.format(value) if form else _four_digits(value)).replace("-", "\N{MINUS SIGN}")
-        case int() if not isinstance(value, bool):
-            return f"{value:,}"
-        case _:
-            return str(value)
-
-
-def _four_digits(value: float) -> str:
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:#.4g}".rstrip(".")
-
-
-def score_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Rows of a table of scores: the model's, the baseline's and what was gained."""
-    return [
-        {
-            "label": label,
-            "meaning": meaning,
-            "model": number(content["scores"][name], form),
-            "baseline": number(content["baseline"][name], form),
-            "gain": _gain(name, content),
-        }
-        for name, label, meaning, form in SCORES
-    ]
+def score_rows(known: Sequence[Sequence[str]], report: Any) -> list[dict[str, str]]:
+    """Rows of a table of scores: the model's with its interval, the baseline's and what was gained."""
+    own, other = report.scores(), report.baseline.scores()
+    rows = []
+    for name, label, meaning, form in known:
+        gain, gain_interval = "", ""
+        if name in report.skill:
+            gain = number(report.skill[name].value, "{:+.1%}")
+            gain_interval = ends(report.skill[name], "{:+.1%}")
+        elif name == "nll":
+            gain = f"{number(other[name] - own[name], '{:+.3f}')} nats"
+        rows.append(
+            {
+                "label": label,
+                "meaning": meaning,
+                "model": number(own[name], form),
+                "interval": ends(report.intervals[name], form) if name in report.intervals else "",
+                "baseline": number(other[name], form),
+                "gain": gain,
+                "gain_interval": gain_interval,
+            }
+        )
+    return rows
 
 
-def _gain(name: str, content: Mapping[str, Any]) -> str:
-    if name in content["skill"]:
-        return number(content["skill"][name], "{:+.1%}")
-    own, other = content["scores"][name], content["baseline"][name]
-    if name != "nll" or own is None or other is None:
+def ends(interval: Interval, form: str = "") -> str:
+    """An interval as a reader wants it; nothing where it is not known."""
+    if not np.isfinite([interval.low, interval.high]).all():
         return ""
-    return number(other - own, "{:+.3f} nats")
+    return f"{number(interval.low, form)} to {number(interval.high, form)}"
 
 
 def choices(chosen: Mapping[str, Any], features: Sequence[str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -131,40 +138,88 @@ def choices(chosen: Mapping[str, Any], features: Sequence[str]) -> Iterator[tupl
             yield name, [(str(index), number(entry)) for index, entry in enumerate(value, start=1)]
 
 
-def _figures(evaluation: Evaluation, prefix: str, most: int) -> Iterator[dict[str, str]]:
-    """Figures of one output, each with a sentence on how to read it."""
-    few = f" ({most:,} of {len(evaluation.y):,} points, drawn at random)" if len(evaluation.y) > most else ""
+def _sections(part: Part, prefix: str, most: int) -> Iterator[Section]:
+    """Of one output, whose ids begin with the prefix."""
+    found, rows, evaluation = part.findings, part.report.rows, part.report.evaluation
+    if part.calibration is not None:
+        yield sections.calibrated(part.calibration, prefix)
+    yield from sections.placed(found, prefix)
+    yield sections.resolved(part.order, evaluation, prefix, most)
+    if found.split is not None:
+        yield sections.composed(found.split)
+    if found.outside is not None:
+        outside = np.asarray(rows.outside, dtype=float)[:, 0]
+        yield sections.elsewhere(found.outside, evaluation.std[:, 0], outside, "predicted deviation", prefix)
+    if found.drift is not None:
+        yield sections.moving(found.drift, prefix)
+    yield sections.cases(found, rows, shown_columns(rows), prefix)
 
-    def figure(name: str, title: str, svg: str, caption: str) -> dict[str, str]:
-        return {"id": f"{prefix}{name}-caption", "title": title, "svg": Markup(svg), "caption": caption}
 
-    yield figure(
-        "calibration",
-        "Do intervals hold what they promise?",
-        calibration(curve(evaluation), prefix=f"{prefix}calibration-"),
-        "The line should stay on the diagonal, give or take the shaded 95% band of chance: below it intervals "
-        "are too narrow, above it too wide.",
-    )
-    yield figure(
-        "pit",
-        "Where do values fall in their predicted laws?",
-        uniformity(histogram(evaluation), prefix=f"{prefix}pit-"),
-        "Bars should be level, give or take the shaded 95% band: a U means laws too narrow, a hump too wide, a slope "
-        "a bias; one bar in twenty leaves the band by chance.",
-    )
-    yield figure(
-        "predictions",
-        "Are predictions near what was observed?",
-        predictions(evaluation, prefix=f"{prefix}predictions-", most=most),
-        "Dots should lie near the diagonal; the 90% intervals that do not cross it have missed and are drawn in "
-        f"orange{few}.",
-    )
-    # A Student-t law of two degrees of freedom or fewer has intervals but no standard deviation.
-    if evaluation.std.max() < float("inf"):
-        yield figure(
-            "resolution",
-            "Does the model know when it is unsure?",
-            resolution(evaluation, prefix=f"{prefix}resolution-", most=most),
-            "Errors should grow with their predicted standard deviation: the diamonds, root mean square errors of "
-            f"groups of equal size, should follow the dashed diagonal{few}.",
+def shown_columns(rows: Any) -> list[str]:
+    """The columns beside the worst cases: those that were asked for, then as the table has them."""
+    asked = [*rows.groups, *([] if rows.time is None else [rows.time])]
+    return list(dict.fromkeys([*asked, *rows.columns]))[:COLUMNS]
+
+
+def compared(pairs: Sequence[Paired]) -> Iterator[Section]:
+    """Other models of the same rows."""
+    if not pairs:
+        return
+    rows = [
+        line(
+            pair.model,
+            number(pair.difference.value, "{:+.4g}"),
+            ends(pair.difference, "{:+.4g}"),
+            pair.adjusted,
+            flag=pair.clear,
         )
+        for pair in pairs
+    ]
+    caption = f"Mean difference in {pairs[0].loss} to {pairs[0].other}; below zero the other model is better."
+    heads = ("Model", "Difference", "95% interval", "p, adjusted")
+    yield Section("Other models", [pair.sentence for pair in pairs], (), [Table(caption, heads, rows)])
+
+
+def mended(report: Report) -> Iterator[Section]:
+    """What recalibration would change."""
+    if not report.remedies:
+        return
+    tried, name = report.remedies, report.advised
+    rows = []
+    for one in tried:
+        scores = one.evaluation.scores()
+        learned = "; ".join(f"{key} {_written(value)}" for key, value in one.learned.items())
+        cells = (
+            one.name,
+            scores["crps"],
+            scores["nll"],
+            number(scores["coverage90"], "{:.1%}"),
+            scores["sharpness90"],
+            learned,
+        )
+        rows.append(line(*cells, flag=one.name == name))
+    words = (
+        f"Recommended: {name}. `kernelfield calibrate MODEL --data ROWS --method {name} -o NEW` writes such a model."
+        if name
+        else "The predictions may stay as they are: no recalibration improves them beyond what chance explains."
+    )
+    heads = ("Recalibration", "CRPS", "NLL", "90% coverage", "Interval width", "Learned")
+    caption = f"Learned from one half of the rows, measured on {len(tried[0].evaluation.y):,} others."
+    figures = [
+        figure(
+            f"mended{index}",
+            f"Before and after: {output}" if len(report.outputs) > 1 else "Before and after",
+            report_plots.before_after(_curves(tried, index), prefix=f"mended{index}-"),
+            "Calibration on rows that the recalibration has not seen: orange as it is, blue after it.",
+        )
+        for index, output in enumerate(report.outputs)
+    ]
+    yield Section("Recalibration", [words], figures, [Table(caption, heads, rows)])
+
+
+def _curves(tried: Sequence[Remedy[Evaluation]], index: int) -> dict[str, Any]:
+    return {one.name: Calibration.of(one.evaluation.output(index)).curve() for one in tried}
+
+
+def _written(value: object) -> str:
+    return ", ".join(number(one) for one in value) if isinstance(value, list) else number(value)

@@ -18,7 +18,7 @@ class Rows:
     groups   the names of those that must be looked at one by one, such as a site or a customer
     time     the name of the one that orders the rows in time, where one does
     outside  standard deviations (k, m) that the model predicts at k rows from elsewhere, which it should be
-             unsure of; for classes the entropies (k, 1) of its answers there
+             unsure of; for classes its probabilities (k, classes) there
     origin   what these rows are, in words
 
     Errors: ValueError for lengths that differ, an unknown name, or a time that is no number.
@@ -45,14 +45,22 @@ class Rows:
             clock = self.columns[self.time]
             if clock.dtype.kind not in "iuf" or not np.isfinite(clock).all():
                 raise ValueError(f"the time of each row must be a number, and column {self.time!r} is not; convert it")
-        if self.outside is not None and not (np.asarray(self.outside) >= 0).all():
-            raise ValueError("standard deviations at outside rows must be numbers and not negative; check their inputs")
+        if self.outside is None:
+            return
+        object.__setattr__(self, "outside", np.asarray(self.outside, dtype=float))
+        if not (self.outside >= 0).all():
+            raise ValueError("predictions at rows from elsewhere must be numbers and not negative; check their inputs")
 
     def require_length(self, n: int) -> None:
         """Errors: ValueError if the columns are not of n rows."""
         for name, column in self.columns.items():
             if len(column) != n:
                 raise ValueError(f"column {name!r} has {len(column)} rows and the predictions have {n}; give the same")
+
+    @property
+    def clock(self) -> np.ndarray | None:
+        """The time (n,) of each row; None without."""
+        return None if self.time is None else self.columns[self.time]
 
     @property
     def order(self) -> np.ndarray | None:

@@ -6,39 +6,53 @@ For a law with distribution function F and density p, and the value y that came 
     crps      integral of (F(x) - 1[x >= y])^2 dx, in units of y; |y - f| for a point prediction f
     interval  (high - low) + 2 / alpha * (distance from y to [low, high]), in units of y, where
               [low, high] is the central interval of probability 1 - alpha
-    pit       F(y), uniform on (0, 1) if the laws are right
+    quantile  (1[y < q] - p) (q - y), the pinball loss of the quantile q at the level p, in units of y
+    pit       F(y), uniform on (0, 1) if the laws are right; a uniform number between both ends of F
+              where it jumps at y, and among the ranks that y may have in a sample
     coverage  the share of values inside central intervals
 
 All are proper or describe calibration, and all but pit and coverage are better when smaller. A
 calibrated Gaussian of standard deviation s has on average crps = s / sqrt(pi) = 0.564190 s and
 interval score 4.125426 s at 90%. The CRPS is in closed form for Gaussians, Student-t laws,
-Gaussian mixtures, finite sets of values and histograms (`kernelfield.uq.crps`).
+Gaussian mixtures, finite sets of values, histograms and quantiles, and without bias for samples
+(`kernelfield.uq.crps`). What a law cannot say, as the density of a sample, is NaN.
 
-`evaluate` keeps the pointwise numbers, so that large test sets may be scored in chunks and joined.
+`evaluate` keeps the pointwise numbers, so that large test sets may be scored in chunks and joined,
+and itself goes through them in pieces that fit a processor's cache.
 
 Sources: Gneiting & Raftery (2007), "Strictly Proper Scoring Rules, Prediction, and Estimation",
 eqs. 20 and 43; Gneiting, Balabdaoui & Raftery (2007), "Probabilistic Forecasts, Calibration and
-Sharpness", for PIT and sharpness.
+Sharpness", for PIT and sharpness; Czado, Gneiting & Held (2009), "Predictive Model Assessment for
+Count Data", for the PIT where F jumps.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kernelfield.core.posterior import Draws, Posterior
+from kernelfield.core.quantiles import Quantiles
 from kernelfield.uq.crps import expected_score
+from kernelfield.uq.laws import Sample
+from kernelfield.uq.parts import rows
 
 LEVEL = 0.9  # of the intervals that an Evaluation keeps
+PIECE = 2**14  # rows that are scored at once
+Values = TypeVar("Values", Tensor, np.ndarray)
 
 
-def evaluate(law: Posterior, y: Tensor | np.ndarray) -> "Evaluation":
+def evaluate(law: Posterior, y: Tensor | np.ndarray, *, latent: Posterior | None = None) -> "Evaluation":
     """Score the law of n points and m outputs at the values y (n, m), or (n,) for one output.
 
+    latent, the law of f at the same points, adds how much of the spread is of f.
+
     Errors: ValueError if y or the law's means are not finite, shapes do not agree, or the law has
-    no density somewhere (a latent function; score posterior(X, noise=True)).
+    no density somewhere (a latent function; score posterior(X, noise=True)). A `Sample` needs none.
 
     >>> law = Draws(torch.zeros(1, 4, 1), torch.ones(1), torch.tensor(1.0))  # four standard normals
     >>> round(evaluate(law, torch.zeros(4, 1)).scores()["crps"], 4)
@@ -48,19 +62,39 @@ def evaluate(law: Posterior, y: Tensor | np.ndarray) -> "Evaluation":
         y = _observed(law, y)
         mean, variance = law.mean, law.variance
         _require_scorable(y, mean, variance)
-        low, high = interval(law, LEVEL)
-        columns = {
-            "y": y,
-            "mean": mean,
-            "std": variance.sqrt(),
-            "low": low,
-            "high": high,
-            "pit": pit(law, y),
-            "nll": nll(law, y),
-            "crps": crps(law, y),
-            "interval": _winkler(low, high, y, LEVEL),
-        }
-    return Evaluation(**{name: value.double().cpu().numpy() for name, value in columns.items()})
+        known = {"y": y, "mean": mean, "std": variance.sqrt()}
+        del variance  # a million rows should need little more than is kept
+        if latent is not None:
+            known["latent"] = _latent(latent, y)
+        found = {name: np.empty(y.shape) for name in ("low", "high", "pit", "nll", "crps", "interval")}
+        for chosen, part in _pieces(law, len(y)):
+            for name, value in _measured(part, y[chosen]).items():
+                found[name][chosen] = value.cpu().numpy()
+    return Evaluation(**{name: value.double().cpu().numpy() for name, value in known.items()}, **found)
+
+
+def _pieces(law: Posterior, n: int) -> Iterator[tuple[slice, Posterior]]:
+    """The law in parts with the rows that each has, or whole where its family cannot be taken apart."""
+    starts = range(0, n, PIECE)
+    for start in starts:
+        chosen = slice(start, start + PIECE)
+        part = rows(law, chosen) if len(starts) > 1 else None
+        if part is None:
+            yield slice(None), law
+            return
+        yield chosen, part
+
+
+def _measured(law: Posterior, y: Tensor) -> dict[str, Tensor]:
+    low, high = interval(law, LEVEL)
+    return {
+        "low": low,
+        "high": high,
+        "pit": _level(law, y),
+        "nll": -law.log_prob(y),
+        "crps": expected_score(law, y),
+        "interval": _winkler(low, high, y, LEVEL),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +102,8 @@ class Evaluation:
     """What the laws of n points and m outputs said, what came to be, and the scores of each.
 
     Every field has the shape (n, m); `low`, `high` and `interval` (its score) are of the central
-    90% interval. Units: those of y, nats for `nll`, none for `pit`.
+    90% interval; `latent` is the standard deviation of the function f that y is noise about. What is
+    not known is NaN, and so is a mean of it. Units: those of y, nats for `nll`, none for `pit`.
     """
 
     y: np.ndarray
@@ -80,6 +115,11 @@ class Evaluation:
     nll: np.ndarray
     crps: np.ndarray
     interval: np.ndarray
+    latent: np.ndarray = field(default_factory=lambda: np.full((1, 1), np.nan))
+
+    def __post_init__(self) -> None:
+        if self.latent.shape != self.y.shape:
+            object.__setattr__(self, "latent", np.full(self.y.shape, self.latent.item()))
 
     @classmethod
     def concatenate(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
@@ -111,6 +151,7 @@ class Evaluation:
         interval90       interval (Winkler) score of central 90% intervals, units of y
         coverage90       share of values inside them, between 0 and 1
         sharpness90      their mean width, units of y
+        quantile05, 95   pinball losses of their lower and upper ends, units of y
         """
         error = self.y - self.mean
         columns = {
@@ -120,8 +161,10 @@ class Evaluation:
             "nll": np.mean(self.nll, axis=0),
             "crps": np.mean(self.crps, axis=0),
             "interval90": np.mean(self.interval, axis=0),
-            "coverage90": self.coverage([LEVEL])[0],
+            "coverage90": np.mean(np.abs(2 * self.pit - 1) <= LEVEL, axis=0),
             "sharpness90": np.mean(self.high - self.low, axis=0),
+            "quantile05": np.mean(_pinball(self.low, self.y, (1 - LEVEL) / 2), axis=0),
+            "quantile95": np.mean(_pinball(self.high, self.y, (1 + LEVEL) / 2), axis=0),
         }
         return {name: float(np.mean(column)) for name, column in columns.items()}
 
@@ -146,8 +189,25 @@ def crps(law: Posterior, y: Tensor | np.ndarray) -> Tensor:
 
 
 def pit(law: Posterior, y: Tensor | np.ndarray) -> Tensor:
-    """Probability integral transform F(y) (*b, n, m)."""
-    return law.cdf(_observed(law, y))
+    """Probability integral transform F(y) (*b, n, m); random where F jumps, with a seed made of y."""
+    return _level(law, _observed(law, y))
+
+
+def _level(law: Posterior, y: Tensor) -> Tensor:
+    match law:
+        case Sample() | Quantiles():
+            return between(*law.jump(y), y)
+        case _:
+            return law.cdf(y)
+
+
+def between(low: Tensor, high: Tensor, y: Tensor) -> Tensor:
+    """Uniform numbers between low and high, the same for the same y.
+
+    Other values have another seed, so that chunks which are scored one by one do not share their luck.
+    """
+    seed = zlib.crc32(y.cpu().numpy().tobytes())
+    return low + (high - low) * torch.from_numpy(np.random.default_rng(seed).random(low.shape)).to(low)
 
 
 def interval(law: Posterior, level: float) -> tuple[Tensor, Tensor]:
@@ -155,6 +215,23 @@ def interval(law: Posterior, level: float) -> tuple[Tensor, Tensor]:
     if not 0 < level < 1:
         raise ValueError(f"the level of an interval must lie between 0 and 1, got {level:g}")
     return law.quantile((1 - level) / 2), law.quantile((1 + level) / 2)
+
+
+def quantile_score(law: Posterior, y: Tensor | np.ndarray, p: float) -> Tensor:
+    """Pinball loss (*b, n, m) of the quantile at the level p, in units of y.
+
+    >>> law = Draws(torch.zeros(1, 1, 1), torch.ones(1), torch.tensor(1.0))  # the median is 0
+    >>> quantile_score(law, torch.tensor([[3.0]]), 0.5).item()
+    1.5
+    """
+    if not 0 < p < 1:
+        raise ValueError(f"the level of a quantile must lie between 0 and 1, got {p:g}")
+    return _pinball(law.quantile(p), _observed(law, y), p)
+
+
+def _pinball(q: Values, y: Values, p: float) -> Values:
+    above = y - q
+    return above * (p - 1.0 * (above < 0))
 
 
 def interval_score(law: Posterior, y: Tensor | np.ndarray, level: float) -> Tensor:
@@ -191,6 +268,19 @@ def _observed(law: Posterior, y: Tensor | np.ndarray) -> Tensor:
     if bad:
         raise ValueError(f"y holds {bad} entries that are NaN or infinite; drop these rows before scoring")
     return value
+
+
+def _latent(law: Posterior, y: Tensor) -> Tensor:
+    """The standard deviation of f where y is, checked."""
+    variance = law.variance
+    if variance.shape != y.shape:
+        raise ValueError(f"need the law of f at the same points, {tuple(y.shape)}, got one of {tuple(variance.shape)}")
+    bad = int((~(variance >= 0)).sum())
+    if bad:
+        raise ValueError(
+            f"{bad} variances of the latent law are negative or NaN; check the inputs that it was asked at"
+        )
+    return variance.sqrt()
 
 
 def _require_scorable(y: Tensor, mean: Tensor, variance: Tensor) -> None:

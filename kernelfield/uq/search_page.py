@@ -8,12 +8,14 @@ import numpy as np
 
 from kernelfield.uq import search_plots
 from kernelfield.uq.calibration import curve, histogram
-from kernelfield.uq.page import SCORES, Markup, choices, number, written
+from kernelfield.uq.markup import figure, written
+from kernelfield.uq.page import choices
 from kernelfield.uq.plots import calibration, uniformity
 from kernelfield.uq.scores import LEVEL, Evaluation
 from kernelfield.uq.search import Course
 from kernelfield.uq.search_report import SearchReport
 from kernelfield.uq.search_tables import best_rows, caption, headings, messages, spoken
+from kernelfield.uq.words import REGRESSION, number
 
 POINTS = 1500  # drawn in a figure; shared among objectives, so that a page stays below 1.5 MB
 LEAST_POINTS = 200
@@ -96,10 +98,6 @@ def _sections(report: SearchReport, ranked: Sequence[str]) -> Iterator[dict[str,
     yield {"name": "Course of the search", "figures": list(_traces(course))}
 
 
-def _figure(name: str, title: str, svg: str, caption: str) -> dict[str, str]:
-    return {"id": f"{name}-caption", "title": title, "svg": Markup(svg), "caption": caption}
-
-
 def _found(course: Course) -> Iterator[dict[str, str]]:
     """What was found over time, and of several objectives the trade-offs between them."""
     broke = " Crosses broke a constraint." if course.constraints is not None else ""
@@ -109,18 +107,18 @@ def _found(course: Course) -> Iterator[dict[str, str]]:
             values, course.feasible, course.best_so_far, course.signs[0], course.objectives[0], prefix="progress-"
         )
         words = "Each dot is a trial, the line the best so far. Arrows at the edge stand for values beyond it."
-        yield _figure("progress", "Does it still improve?", drawn, words + broke)
+        yield figure("progress", "Does it still improve?", drawn, words + broke)
     volume, regret = course.hypervolume, course.regret
     if volume is not None and course.corner is not None:
         corner = ", ".join(number(float(value)) for value in course.corner)
         known = "; dashed is the largest known" if course.optimum is not None else ""
         words = f"The volume between the front and the reference point ({corner}), which never falls{known}."
         drawn = search_plots.volume(volume, course.optimum, prefix="volume-")
-        yield _figure("volume", "Does the front still advance?", drawn, words)
+        yield figure("volume", "Does the front still advance?", drawn, words)
     if regret is not None and np.isfinite(regret).any():
         what = "best value so far" if volume is None else "hypervolume"
         words = f"How far the {what} is from the known optimum {number(course.optimum)}, on a logarithmic scale."
-        yield _figure("regret", "How far is it from the optimum?", _regret(course, regret), words)
+        yield figure("regret", "How far is it from the optimum?", _regret(course, regret), words)
     if 2 <= len(course.directions) <= 3 and course.finished.any():
         for pair in combinations(range(len(course.directions)), 2):
             yield _tradeoff(course, pair, broke)
@@ -145,21 +143,21 @@ def _tradeoff(course: Course, pair: tuple[int, int], broke: str) -> dict[str, st
     aim = " and ".join(f"{course.directions[axis]} {course.objectives[axis]}" for axis in two)
     edge = ", the line the edge of what they dominate" if flat else ""
     words = f"To {aim}: blue are the trials that no other dominates in all objectives{edge}.{broke}"
-    return _figure(name, "What is the trade-off?", drawn, words)
+    return figure(name, "What is the trade-off?", drawn, words)
 
 
 def _surrogate(course: Course, index: int, made: Evaluation, most: int) -> Iterator[dict[str, str]]:
     """What was predicted of one objective, against what came."""
     few = f" ({most:,} of {len(made.y):,} trials, drawn at random)" if len(made.y) > most else ""
     trials, over_time, sign = course.predicted(index), course.coverage(index), float(course.signs[index])
-    yield _figure(
+    yield figure(
         f"o{index}foresight",
         "Were predictions near what was observed?",
         search_plots.foresight(made, sign, most=most, prefix=f"o{index}foresight-"),
         "Predictions from before each trial ran, the later the stronger. Dots should lie near the diagonal; the 90% "
         f"intervals that do not cross it have missed and are orange. Trials far worse than most leave the frame{few}.",
     )
-    yield _figure(
+    yield figure(
         f"o{index}surprise",
         "Does it learn from its errors?",
         search_plots.surprise(trials, made, most=most, prefix=f"o{index}surprise-"),
@@ -167,20 +165,20 @@ def _surrogate(course: Course, index: int, made: Evaluation, most: int) -> Itera
         f"as often as below, late as well as early; what is beyond the edge is drawn on it{few}.",
     )
     if over_time is not None:
-        yield _figure(
+        yield figure(
             f"o{index}trust",
             "Could it be trusted at the time?",
             search_plots.trust(over_time, promised=LEVEL, prefix=f"o{index}trust-"),
             "The share of trials so far whose value lay inside its 90% interval. It should stay in the shaded 95% band "
             "of chance: below it the surrogate is overconfident, above it underconfident.",
         )
-    yield _figure(
+    yield figure(
         f"o{index}calibration",
         "Do all its intervals hold what they promise?",
         calibration(curve(made), prefix=f"o{index}calibration-"),
         "Over all trials: the line should stay on the diagonal, give or take the shaded 95% band of chance.",
     )
-    yield _figure(
+    yield figure(
         f"o{index}pit",
         "Where did values fall in their predicted laws?",
         uniformity(histogram(made), prefix=f"o{index}pit-"),
@@ -197,7 +195,7 @@ def _scores(course: Course, index: int) -> dict[str, Any]:
     own, other = made.rows(heard).scores(), rule.scores()
     rows = [
         {"label": label, "meaning": meaning, "model": number(own[name], form), "baseline": number(other[name], form)}
-        for name, label, meaning, form in SCORES
+        for name, label, meaning, form in REGRESSION
     ]
     return {"scores": rows, "explained": EXPLAINED.format(trials=_many(int(heard.sum()), "trial"))}
 
@@ -228,7 +226,7 @@ def _parallel(course: Course, names: Sequence[str]) -> dict[str, str]:
     total = len(course.parameters)
     left = f" The {len(names)} most important of {total:,} parameters." if total > len(names) else ""
     words = f"A line is a trial; orange are {which}. Axes of objectives end where most trials do.{few}{left}"
-    return _figure("parallel", "Where are good trials?", svg, words)
+    return figure("parallel", "Where are good trials?", svg, words)
 
 
 def _spread(front: np.ndarray) -> np.ndarray:
@@ -246,7 +244,7 @@ def _importance(report: SearchReport, ranked: Sequence[str]) -> dict[str, str]:
     rest = f" {left:,} of less importance are left out." if left else ""
     drawn = search_plots.shares({name: report.importances[name] for name in names}, prefix="importance-")
     words = f"The share of each parameter in what makes trials differ.{rest}"
-    return _figure("importance", "Importance of parameters", drawn, words)
+    return figure("importance", "Importance of parameters", drawn, words)
 
 
 def _slices(report: SearchReport, ranked: Sequence[str]) -> dict[str, Any]:
@@ -268,7 +266,7 @@ def _slices(report: SearchReport, ranked: Sequence[str]) -> dict[str, Any]:
             prefix = f"slice{order}o{j}-"
             svg = search_plots.cut(made, parameter, objective, most=LEAST_POINTS, prefix=prefix)
             scale = ", on a log scale" if parameter.kind == "log" else ""
-            figures.append(_figure(prefix[:-1], parameter.name, svg, f"{objective} along {parameter.name}{scale}"))
+            figures.append(figure(prefix[:-1], parameter.name, svg, f"{objective} along {parameter.name}{scale}"))
     left = f" The {len(chosen)} most important of {len(report.slices):,}." if len(chosen) < len(report.slices) else ""
     words = (
         "The posterior along one parameter, the others as in the best trial, which is dashed: mean and shaded 90% "
@@ -283,8 +281,8 @@ def _traces(course: Course) -> Iterator[dict[str, str]]:
         drawn = search_plots.trace(course.acquisition, course.finished, "acquisition", prefix="acquisition-")
         words = "The acquisition function at each trial before it ran: it falls as there is less to be gained. "
         words += "Orange are trials that did not finish."
-        yield _figure("acquisition", "How much was hoped for?", drawn, words)
+        yield figure("acquisition", "How much was hoped for?", drawn, words)
     if course.seconds is not None and np.isfinite(course.seconds).any():
         drawn = search_plots.trace(course.seconds, course.finished, "seconds", prefix="seconds-")
         words = "The time of each trial; orange are those that did not finish."
-        yield _figure("seconds", "How long did trials take?", drawn, words)
+        yield figure("seconds", "How long did trials take?", drawn, words)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kernelfield.uq.calibration import CONFIDENCE, band, curve, histogram
-from kernelfield.uq.report import plain
+from kernelfield.uq.record import plain
 from kernelfield.uq.scores import LEVEL, Evaluation
 from kernelfield.uq.search import Course
 from kernelfield.uq.verdict import FEWEST, Verdict, compared

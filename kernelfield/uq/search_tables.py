@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from kernelfield.uq.page import number
 from kernelfield.uq.search import Course
+from kernelfield.uq.words import number
 
 ROWS = 50  # trials in a table
 LETTERS = 2000  # of a message: its end, where a traceback says what happened

@@ -1,16 +1,23 @@
 """Reports on classes say what the scores say, and their page asks nothing of the network."""
 
 import json
-from html.parser import HTMLParser
 
+import jsonschema
 import numpy as np
 import pytest
 
 from kernelfield.uq.class_report import ClassReport
 from kernelfield.uq.classes import ClassEvaluation
+from kernelfield.uq.lights import LIGHTS
+from kernelfield.uq.remedies import class_remedies
+from kernelfield.uq.report import Report
+from kernelfield.uq.rows import Rows
+from tests.uq.test_report import BAD, SCHEMA, Page
 
 
-def report(n: int = 200, sharpness: float = 1.0, classes: tuple[str, ...] = ("a<b>", "b", "c")) -> ClassReport:
+def report(
+    n: int = 200, sharpness: float = 1.0, classes: tuple[str, ...] = ("a<b>", "b", "c"), **changes: object
+) -> ClassReport:
     """Labels drawn from probabilities, which are then overstated by `sharpness`."""
     rng = np.random.default_rng(0)
     true = rng.dirichlet(np.full(len(classes), 0.7), n)
@@ -27,7 +34,18 @@ def report(n: int = 200, sharpness: float = 1.0, classes: tuple[str, ...] = ("a<
         seconds={"fit": 1.0, "predict": 0.1},
         hyperparameters={"lengthscale": [1.0, 2.0]},
         features=["x", "y"],
+        **changes,
     )
+
+
+def full(n: int = 600, sharpness: float = 3.0) -> ClassReport:
+    """A report that has everything a report can have, on probabilities that are too sure."""
+    rng = np.random.default_rng(5)
+    made = report(n, sharpness)
+    columns = {"age": rng.uniform(20, 80, n), BAD: rng.choice(["Bern", "Rome"], n), "day": np.arange(n) * 1.0}
+    rows = Rows(columns, groups=[BAD], time="day", outside=np.full((50, 3), 1 / 3))
+    tried = class_remedies(made.evaluation)
+    return report(n, sharpness, rows=rows, others={"flat": report(n, 0.2).evaluation}, remedies=tried)
 
 
 @pytest.mark.parametrize(
@@ -35,24 +53,28 @@ def report(n: int = 200, sharpness: float = 1.0, classes: tuple[str, ...] = ("a<
     [(1.0, "good", "keep their promise"), (4.0, "bad", "too sure"), (0.25, "bad", "not sure enough")],
 )
 def test_verdicts_tell_honest_probabilities_from_others(sharpness, grade, title):
-    honesty, gain = report(1000, sharpness).verdicts()
+    honesty, gain = report(1000, sharpness).verdicts[:2]
     assert (honesty.grade, title in honesty.title) == (grade, True)
     if sharpness == 1.0:
         assert gain.title == "Better than the baseline"
 
 
 def test_few_rows_are_not_judged():
-    assert report(10).verdicts()[0].grade == "open"
+    assert report(10).verdicts[0].grade == "open"
 
 
 def test_the_baseline_says_the_shares_of_the_training_rows():
     made = report()
-    assert made.rule()["log_loss"] == pytest.approx(np.log(3))
-    assert made.skill()["log_loss"] == pytest.approx(1 - made.scores()["log_loss"] / np.log(3))
+    assert made.baseline.scores()["log_loss"] == pytest.approx(np.log(3))
+    assert made.skill["log_loss"].value == pytest.approx(1 - made.scores()["log_loss"] / np.log(3))
 
 
-def test_the_numbers_are_strict_json():
-    content = json.loads(json.dumps(report().to_dict(), allow_nan=False))
+@pytest.mark.parametrize(
+    "make", [report, full, lambda: report(1), lambda: report(30)], ids=["plain", "full", "one", "few"]
+)
+def test_the_numbers_are_strict_json_of_the_schema(make):
+    content = json.loads(json.dumps(make().to_dict(), allow_nan=False))
+    jsonschema.validate(content, SCHEMA)
     assert content["classes"] == ["a<b>", "b", "c"]
     assert set(content["scores"]) >= {"accuracy", "log_loss", "brier", "ece", "ece_null_high"}
 
@@ -60,14 +82,46 @@ def test_the_numbers_are_strict_json():
 @pytest.mark.parametrize(
     "classes", [("no", "yes"), ("a<b>", "$b_$", "c"), tuple(f"class number {i}" for i in range(30))]
 )
-def test_the_page_is_whole_and_refers_to_nothing_but_itself(classes):
-    page = report(400, classes=classes).to_html()
-    HTMLParser().feed(page)
-    assert "http" not in page.replace("http-equiv", "")
-    assert page.count("<figure>") == (3 if len(classes) <= 20 else 2)
-    assert "<b>" not in page
-    assert "Log loss" in page
-    assert "verdicts" in page
+def test_the_page_is_valid_and_refers_to_nothing_but_itself(classes):
+    text = report(400, classes=classes).to_html()
+    page = Page(text)
+    assert {reference.removeprefix("#") for reference in page.references} <= set(page.ids)
+    assert "http" not in text
+    assert page.tags.count("figure") >= (4 if len(classes) <= 20 else 3)
+    assert "<b>" not in text
+    assert "Log loss" in text
+
+
+def test_everything_that_is_known_has_its_section():
+    made = full()
+    page = made.to_html()
+    text = " ".join(Page(page).text)
+    for name in ("Calibration", "Where it is right", "Rows from elsewhere", "Over time", "Worst cases", "Other models"):
+        assert name in text
+    assert BAD in text and page.count("<script") == 1
+    assert {verdict.name for verdict in made.verdicts} == set(LIGHTS)
+    assert made.advised == "temperature" and "kernelfield calibrate --method temperature" in text
+    assert made.pairs[0].model == "flat"
+
+
+def test_few_rows_make_a_page():
+    assert "<h1>" in report(1).to_html()
+
+
+def test_arrays_of_any_program_make_a_report():
+    made = report()
+    p, y = made.evaluation.probabilities, made.evaluation.labels
+    other = Report.from_arrays(y, proba=p, classes=["a", "b", "c"], target="kind")
+    assert other.evaluation.brier == made.evaluation.brier
+    assert other.prior == pytest.approx(np.bincount(y) / len(y))
+    assert "no training labels were given" in other.rule
+    known = Report.from_arrays(y, proba=p, y_train=[0, 1, 1, 2])
+    assert (known.n_train, known.prior.tolist(), known.classes) == (4, [0.25, 0.5, 0.25], ["0", "1", "2"])
+
+
+def test_other_models_are_of_the_same_labels():
+    with pytest.raises(ValueError, match="model and other must be evaluated on the same labels, got 200 and 100"):
+        report(others={"other": report(100).evaluation})
 
 
 def test_names_and_probabilities_are_of_the_same_classes():

@@ -1,10 +1,14 @@
 """Scores of class probabilities against scikit-learn, simulation and their own identities."""
 
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import brier_score_loss, log_loss
 
-from kernelfield.uq.classes import ClassEvaluation, _folded
+from kernelfield.uq.classes import EXACT, ClassEvaluation, _folded, _heads
 
 
 def simulated(n: int, k: int = 3, *, seed: int = 0, power: float = 1.0) -> ClassEvaluation:
@@ -67,6 +71,74 @@ def test_calibrated_probabilities_stay_in_the_null_band_nine_times_in_ten() -> N
         band = result.null()
         inside += band.low <= result.ece <= band.high
     assert abs(inside - 180) < 6 * np.sqrt(200 * 0.9 * 0.1)
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 700])
+def test_the_law_of_heads_is_that_of_unequal_coins(n) -> None:
+    p = np.random.default_rng(n).random(n)
+    law = np.ones(1)
+    for one in p:
+        law = np.convolve(law, [1 - one, one])
+    np.testing.assert_allclose(_heads(p), law, atol=1e-14)
+    np.testing.assert_allclose(_heads(np.full(n, 0.3)), stats.binom.pmf(np.arange(n + 1), n, 0.3), atol=1e-14)
+
+
+@pytest.mark.parametrize(("low", "high", "n"), [(0.5, 0.6, 1650), (0.9, 1.0, 9000), (0.985, 1.0, 54_000)])
+def test_at_the_switch_a_gaussian_has_the_mean_gap_of_the_coins(low, high, n) -> None:
+    p = np.linspace(low, high, n)
+    variance = (p * (1 - p)).sum()
+    assert EXACT <= variance < 1.1 * EXACT
+    gap, law = np.abs(np.arange(n + 1) - p.sum()), _heads(p)
+    assert gap @ law == pytest.approx(np.sqrt(2 / np.pi * variance), rel=1 / 6 / variance)
+    ends = np.sqrt(variance) * stats.norm.ppf([0.75, 0.95, 0.975])  # within half a step of the lattice
+    inside = [law[gap <= end].sum() for end in ends]
+    np.testing.assert_allclose(inside, [0.5, 0.9, 0.95], atol=0.8 / np.sqrt(variance))
+
+
+def test_the_null_is_that_of_drawing_labels_one_by_one() -> None:
+    result, generator = simulated(600), np.random.default_rng(1)
+    p, order = result.confidence, np.argsort(result.confidence, kind="stable")
+    draws = []
+    for _ in range(4000):
+        right = generator.random(600) < p
+        draws.append(sum(abs((p[part] - right[part]).sum()) for part in np.array_split(order, 15)) / 600)
+    found = result.null()
+    spread = np.std(draws)
+    assert found.mean == pytest.approx(np.mean(draws), abs=6 * spread * (1 / 2000 + 1 / 4000) ** 0.5)
+    low, high = np.quantile(draws, [0.05, 0.95])
+    assert (found.low, found.high) == (pytest.approx(low, abs=0.3 * spread), pytest.approx(high, abs=0.3 * spread))
+
+
+@pytest.mark.parametrize(("n", "known"), [(200, 0.087), (1000, 0.038), (10_000, 0.012)])
+def test_the_ece_of_a_perfect_classifier_of_two_classes_is_far_from_zero(n, known) -> None:
+    """Confidence uniform on [1/2, 1], 15 bins of equally many rows.
+
+    Many rows give sqrt(2 / pi) sqrt(15 / n) times the mean of sqrt(p (1 - p)), which is pi / 8.
+    """
+    generator, eces = np.random.default_rng(0), []
+    for _ in range(max(40, 40_000 // n)):
+        p = 0.5 + 0.5 * generator.random(n)
+        result = ClassEvaluation.of(np.stack([p, 1 - p], 1), (generator.random(n) > p).astype(int))
+        eces.append(result.ece)
+    error = np.std(eces) / np.sqrt(len(eces))
+    assert np.mean(eces) == pytest.approx(np.sqrt(2 / np.pi * 15 / n) * np.pi / 8, rel=0.02, abs=6 * error)
+    assert np.mean(eces) == pytest.approx(known, abs=0.0005 + 6 * error)
+    assert result.null().mean == pytest.approx(np.mean(eces), rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_null_of_a_million_rows_takes_seconds_and_little_memory() -> None:
+    generator = np.random.default_rng(0)
+    p = 1 - 0.5 * generator.random(1_000_000) ** 6
+    result = ClassEvaluation.of(np.stack([p, 1 - p], 1), (generator.random(1_000_000) > p).astype(int))
+    assert result.ece < 0.01
+    tracemalloc.start()
+    start = time.perf_counter()
+    null = result.null()
+    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert null.low < null.mean < null.high
+    assert seconds < 10 and peak < 30e6
 
 
 def test_overconfidence_leaves_the_null_band() -> None:

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, replace
 
 import pytest
+import scoringrules
 import torch
 from scipy import integrate, optimize, stats
 from torch.testing import assert_close
@@ -13,7 +14,9 @@ from kernelfield.core.convolved import Convolved
 from kernelfield.core.mixing import InverseGamma, Mixing, Unit
 from kernelfield.core.pathwise import Linear, Pathwise
 from kernelfield.core.posterior import Binned, Draws, Elliptical, Posterior
+from kernelfield.core.quantiles import Quantiles
 from kernelfield.uq.crps import expected_score
+from kernelfield.uq.laws import Sample
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,14 @@ def binned() -> Binned:
     return Binned(torch.randn(3, 2, 8), torch.randn(2, 9).sort(-1).values)
 
 
+def quantiles(*atoms: int) -> Quantiles:
+    """At seven levels, of which those of `atoms` equal the next."""
+    values = torch.randn(3, 2, 7).sort(-1).values
+    for index in atoms:
+        values[..., index + 1] = values[..., index]
+    return Quantiles(torch.tensor([0.01, 0.1, 0.2, 0.5, 0.7, 0.9, 0.95]), values)
+
+
 FAMILIES = {
     "gaussian": lambda: elliptical(Unit()),
     "student, df 1.4": lambda: elliptical(InverseGamma(0.7, 2.0)),
@@ -75,6 +86,8 @@ FAMILIES = {
     "functions": lambda: draws(0.0),
     "histogram": binned,
     "histogram with tails": lambda: replace(binned(), tails=True),
+    "quantiles": lambda: quantiles(),
+    "quantiles with atoms": lambda: quantiles(0, 3, 5),
     "student noise, nu 1.2": lambda: Convolved(elliptical(Unit()), 0.4, 1.2),
     "student noise, nu 6": lambda: Convolved(elliptical(Unit()), torch.tensor([0.1, 9.0]), 6.0),
 }
@@ -92,6 +105,8 @@ def by_definition(law: Posterior, y: torch.Tensor) -> torch.Tensor:
                 corners = law.values[:, i, j]
             case Binned():
                 corners = law.edges[j]
+            case Quantiles():
+                corners = torch.cat([law.values[i, j], law.mean[i, j] + torch.arange(-4, 5)])
             case _:
                 corners = law.mean[i, j] + torch.arange(-4, 5)
         return sorted([*corners.tolist(), y[i, j].item()])
@@ -121,7 +136,16 @@ def test_the_score_is_in_the_units_of_y(family):
 
 @pytest.mark.parametrize(
     "family",
-    ["gaussian", "student, df 6", "noisy functions", "members", "functions", "histogram", "histogram with tails"],
+    [
+        "gaussian",
+        "student, df 6",
+        "noisy functions",
+        "members",
+        "functions",
+        "histogram",
+        "histogram with tails",
+        "quantiles",
+    ],
 )
 def test_the_score_is_the_mean_distance_less_half_the_distance_of_two_draws(family):
     law, y = FAMILIES[family](), torch.randn(3, 2)
@@ -236,3 +260,50 @@ def test_the_joint_law_of_paths_does_not_matter():
     law = elliptical(Unit())
     y = torch.randn_like(law.mean)
     assert_close(expected_score(Pathwise(law, Linear(1, lambda z: z)), y), expected_score(law, y))
+
+
+ORACLES = {  # a law, and what scoringrules says of it at y
+    "gaussian": (
+        Elliptical(torch.tensor([[0.5], [-2.0]]), torch.diag(torch.tensor([0.25, 9.0]))),
+        lambda y: scoringrules.crps_normal(y, [[0.5], [-2.0]], [[0.5], [3.0]]),
+    ),
+    "student": (
+        Elliptical(torch.tensor([[0.5], [-2.0]]), torch.diag(torch.tensor([0.25, 9.0])), InverseGamma.student(3.5)),
+        lambda y: scoringrules.crps_t(y, 3.5, [[0.5], [-2.0]], [[0.5], [3.0]]),
+    ),
+    "mixture": (
+        Draws(torch.tensor([0.5, -2.0]).reshape(2, 1, 1).expand(2, 2, 1), torch.tensor([0.3, 0.7]), torch.tensor(0.16)),
+        lambda y: scoringrules.crps_mixnorm(y, [0.5, -2.0], [0.4, 0.4], [0.3, 0.7]),
+    ),
+    "two quantiles": (
+        Quantiles(torch.tensor([0.25, 0.9]), torch.tensor(stats.norm.ppf([0.25, 0.9], 1.0, 2.0)).expand(2, 1, 2)),
+        lambda y: scoringrules.crps_normal(y, 1.0, 2.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_scores_are_those_of_scoringrules(name):
+    law, oracle = ORACLES[name]
+    for y in (torch.tensor([[0.3], [-4.0]]), torch.tensor([[50.0], [-2.0]])):
+        assert_close(expected_score(law, y), torch.as_tensor(oracle(y.numpy())), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("k", [2, 3, 40])
+def test_the_score_of_a_sample_is_the_fair_one_of_scoringrules(k):
+    values, y = torch.randn(k, 5, 2), torch.randn(5, 2)
+    values[:, 0] = values[:, 0].round()  # ties
+    fair = scoringrules.crps_ensemble(y.numpy(), values.numpy(), m_axis=0, estimator="fair")
+    assert_close(expected_score(Sample(values), y), torch.as_tensor(fair))
+
+
+def test_few_draws_score_on_average_as_the_law_that_they_came_from():
+    """Three draws a time; the score of the finite set is too large by a sixth of E|f - f'|."""
+    values = torch.randn(3, 200_000, 1, generator=torch.Generator().manual_seed(2))
+    y = torch.full((200_000, 1), 0.4)
+    scores = expected_score(Sample(values), y)
+    exact = expected_score(Elliptical(torch.zeros(1, 1), torch.eye(1)), y[:1])
+    error = scores.std() / len(scores) ** 0.5
+    assert (scores.mean() - exact).abs() < 6 * error
+    finite = expected_score(Draws(values, torch.full((3,), 1 / 3), torch.tensor(0.0)), y)
+    assert_close(finite.mean() - scores.mean(), torch.tensor(2 / math.sqrt(math.pi) / 6), rtol=0, atol=float(6 * error))

@@ -1,39 +1,28 @@
-"""Numbers are written as a reader wants them."""
+"""The page says what was gained on the baseline, and what the lights come to."""
 
 import pytest
 
-from kernelfield.uq.page import number, score_rows
-
-FULL = {"rmse": 2.0, "mae": 1.0, "r2": None, "nll": -1.5, "crps": 1.0, "interval90": 8.0, "coverage90": 0.925}
-
-
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [
-        (None, "\N{EN DASH}"),
-        (12345, "12,345"),
-        (0.000012345, "1.234e\N{MINUS SIGN}05"),
-        (-2.0, "\N{MINUS SIGN}2.000"),
-        (48211.7, "48,212"),
-        (1234.0, "1234"),
-        (3.2e12, "3.200e+12"),
-        ("a-b", "a-b"),
-    ],
-)
-def test_numbers_have_four_digits_and_true_minus_signs(value, written):
-    assert number(value) == written
+from kernelfield.uq.lights import Verdict
+from kernelfield.uq.page import in_short, score_rows
+from kernelfield.uq.words import REGRESSION
+from tests.uq.test_report import report
 
 
 def test_gains_are_shares_of_the_baseline_and_nats():
-    own = FULL | {"sharpness90": 3.0}
-    content = {
-        "scores": own,
-        "baseline": own | {"nll": 0.5},
-        "skill": {"rmse": 0.25, "mae": -0.5, "crps": None, "interval90": 0.0},
-    }
-    gains = {row["label"]: row["gain"] for row in score_rows(content)}
-    assert gains["RMSE"] == "+25.0%"
-    assert gains["MAE"] == "\N{MINUS SIGN}50.0%"
-    assert gains["CRPS"] == "\N{EN DASH}"
-    assert gains["NLL"] == "+2.000 nats"
-    assert gains["Coverage"] == gains["R²"] == ""
+    made = report(400)
+    rows = {row["label"]: row for row in score_rows(REGRESSION, made)}
+    assert rows["RMSE"]["gain"] == f"{made.skill['rmse'].value:+.1%}"
+    assert rows["NLL"]["gain"] == f"{made.baseline.scores()['nll'] - made.scores()['nll']:+.3f} nats"
+    assert rows["Coverage"]["gain"] == rows["R²"]["gain"] == ""
+
+
+@pytest.mark.parametrize(
+    ("grades", "words"),
+    [
+        ("good good good", "Nothing speaks against these predictions: 3 of 3 questions have a good answer."),
+        ("good bad open", "Do not rely on these predictions as they are: 1 of 2 questions have a bad answer. 1 could"),
+        ("open open", "Nothing could be judged"),
+    ],
+)
+def test_the_lights_come_to_one_sentence(grades, words):
+    assert in_short([Verdict(grade, "", "") for grade in grades.split()]).startswith(words)

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import scoringrules
 import torch
 from numpy.testing import assert_allclose
 from scipy import integrate, stats
@@ -12,7 +13,21 @@ from torch.testing import assert_close
 
 from kernelfield.core.mixing import InverseGamma
 from kernelfield.core.posterior import Binned, Draws, Elliptical, Posterior
-from kernelfield.uq.scores import Evaluation, baseline, crps, evaluate, interval, interval_score, nll, pit
+from kernelfield.core.quantiles import Quantiles
+from kernelfield.uq import scores as module
+from kernelfield.uq.arrays import law_from
+from kernelfield.uq.laws import Sample
+from kernelfield.uq.scores import (
+    Evaluation,
+    baseline,
+    crps,
+    evaluate,
+    interval,
+    interval_score,
+    nll,
+    pit,
+    quantile_score,
+)
 
 
 def gaussian(n: int = 200, m: int = 2) -> Elliptical:
@@ -99,6 +114,7 @@ def test_an_evaluation_holds_the_pointwise_scores(name):
     expected = {"nll": nll(law, y), "crps": crps(law, y), "pit": pit(law, y), "interval": interval_score(law, y, 0.9)}
     for field, value in expected.items():
         assert_allclose(getattr(result, field), value)
+    assert np.isnan(result.latent).all()
 
 
 def test_chunks_join_to_the_whole():
@@ -206,3 +222,98 @@ def test_values_of_another_shape_are_refused(shape):
 def test_levels_outside_of_zero_and_one_are_refused(level):
     with pytest.raises(ValueError, match=f"between 0 and 1, got {level:g}"):
         interval(gaussian(2, 1), level)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.95])
+def test_the_quantile_score_is_scikit_learn_s_and_scoringrules_pinball_loss(p):
+    law = gaussian()
+    y, q = values(law), law.quantile(p)
+    score = quantile_score(law, y, p)
+    assert score.mean().item() == pytest.approx(metrics.mean_pinball_loss(y, q, alpha=p))
+    assert_allclose(score, scoringrules.quantile_score(y.numpy(), q.numpy(), p))
+    key = {0.05: "quantile05", 0.95: "quantile95"}.get(p)
+    if key:
+        assert evaluate(law, y).scores()[key] == pytest.approx(score.mean().item())
+
+
+def test_the_interval_score_is_twenty_times_the_pinball_losses_of_its_ends():
+    law = gaussian()
+    scores = evaluate(law, values(law)).scores()
+    assert scores["interval90"] == pytest.approx(20 * (scores["quantile05"] + scores["quantile95"]))
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0, 5])
+def test_levels_of_quantiles_outside_of_zero_and_one_are_refused(p):
+    with pytest.raises(ValueError, match=f"level of a quantile must lie between 0 and 1, got {p:g}"):
+        quantile_score(gaussian(2, 1), torch.zeros(2, 1), p)
+
+
+def test_pieces_are_scored_as_the_whole(monkeypatch):
+    for law in (gaussian(40, 2), LAWS["noisy functions"](), LAWS["histogram"]()):
+        y = values(law)
+        whole = evaluate(law, y)
+        monkeypatch.setattr(module, "PIECE", 7)
+        pieces = evaluate(law, y)
+        monkeypatch.undo()
+        for field in fields(whole):
+            assert_allclose(getattr(pieces, field.name), getattr(whole, field.name), rtol=1e-12)
+
+
+def test_what_is_known_of_the_latent_function_is_kept_joined_and_cut():
+    law, latent = gaussian(6, 2), Elliptical(torch.zeros(6, 2), torch.diag(torch.arange(12.0)))
+    y = values(law)
+    known, unknown = evaluate(law, y, latent=latent), evaluate(law, y)
+    assert_allclose(known.latent, np.sqrt(np.arange(12.0)).reshape(6, 2))
+    joined = Evaluation.concatenate([known, unknown]).rows(np.array([1, 7])).output(1)
+    assert_allclose(joined.latent, [[np.sqrt(3)], [np.nan]])
+    assert known.scores() == unknown.scores()
+
+
+@pytest.mark.parametrize(
+    ("latent", "message"),
+    [
+        (gaussian(3, 2), r"law of f at the same points, \(6, 2\), got one of \(3, 2\)"),
+        (
+            Draws(torch.zeros(1, 6, 2), torch.ones(1), torch.tensor([-1.0, 1.0])),
+            "6 variances of the latent law are neg",
+        ),
+    ],
+    ids=["shape", "negative"],
+)
+def test_a_latent_law_that_does_not_fit_is_refused(latent, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(gaussian(6, 2), torch.zeros(6, 2), latent=latent)
+
+
+def test_a_sample_is_scored_without_a_density():
+    generator = torch.Generator().manual_seed(0)
+    draws, y = torch.randn(19, 20_000, 1, generator=generator), torch.randn(20_000, 1, generator=generator)
+    result = evaluate(Sample(draws), y)
+    scores = result.scores()
+    assert np.isnan(result.nll).all() and np.isnan(scores["nll"]) and np.isnan(result.losses).all()
+    assert scores["crps"] == pytest.approx(0.564190, abs=6 * result.crps.std() / 20_000**0.5)
+    inside = (result.low <= result.y) & (result.y <= result.high)
+    for share in (scores["coverage90"], inside.mean()):  # the ends are the least and the greatest of nineteen
+        assert share == pytest.approx(0.9, abs=6 * 0.3 / 20_000**0.5)
+    assert stats.kstest(result.pit[:, 0], "uniform").pvalue > 1e-3
+
+
+def test_levels_where_a_law_jumps_are_uniform_and_the_same_for_the_same_values():
+    """Rain: none in half of all cases, else half-normal, which these quantiles say."""
+    n = 20_000
+    y = torch.randn(n, 1, generator=torch.Generator().manual_seed(0)).clamp_min(0)
+    levels = torch.tensor([0.25, 0.5, 0.75, 0.9])
+    law = Quantiles(levels, torch.special.ndtri(levels).clamp_min(0).expand(n, 1, 4))
+    result = evaluate(law, y)
+    assert stats.kstest(result.pit[:, 0], "uniform").pvalue > 1e-3
+    assert_allclose(result.pit, evaluate(law, y).pit, rtol=0)
+    dry = result.pit[(y == 0).numpy()]
+    assert dry.max() < 0.5 and len(np.unique(dry)) == len(dry)
+
+
+def test_arrays_of_another_library_are_scored_as_the_law_itself():
+    law = gaussian(50, 1)
+    y = values(law)
+    arrays = law_from(mean=law.mean.numpy(), std=law.variance.sqrt().numpy())
+    for field in fields(result := evaluate(law, y)):
+        assert_allclose(getattr(evaluate(arrays, y), field.name), getattr(result, field.name))

@@ -7,13 +7,13 @@ from functools import cache
 import numpy as np
 import pytest
 
-from kernelfield.uq.page import number
 from kernelfield.uq.plots import COLOURS
 from kernelfield.uq.search import Course, Parameter
 from kernelfield.uq.search_page import leading
 from kernelfield.uq.search_plots import _stairs, near
 from kernelfield.uq.search_report import SearchReport
 from kernelfield.uq.search_tables import best_rows, headings, messages, spoken
+from kernelfield.uq.words import number
 from tests.uq.courses import course, report, slices
 
 COURSES = {

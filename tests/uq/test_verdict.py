@@ -1,11 +1,16 @@
-"""Verdicts say what the figures say, and say nothing where chance would do."""
+"""Verdicts say what the figures say, are green for models that are right, and red for those that are wrong."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from kernelfield.core.posterior import Draws
+from kernelfield.uq.diagnosis.findings import diagnose
+from kernelfield.uq.lights import LIGHTS
 from kernelfield.uq.scores import Evaluation, baseline, evaluate
-from kernelfield.uq.verdict import verdicts
+from kernelfield.uq.verdict import Verdict, advice, calibrated, output_verdicts, verdicts
+from tests.uq.diagnosis.worlds import gaussian, world
 
 
 def case(n: int, factor: float = 1.0, signal: float = 2.0, m: int = 1) -> tuple[Evaluation, Evaluation]:
@@ -14,6 +19,18 @@ def case(n: int, factor: float = 1.0, signal: float = 2.0, m: int = 1) -> tuple[
     y = signal * f + noise
     law = Draws(signal * f.unsqueeze(0), torch.ones(1), torch.tensor(factor**2))
     return evaluate(law, y), baseline(y.numpy(), y.numpy())
+
+
+def lights(n: int, seed: int, error=lambda _: 1.0) -> list[Verdict]:
+    """All six of a simulated model, with everything given that may be."""
+    evaluation, columns = world(n, seed, error)
+    outside = 3 * np.exp(0.5 * np.random.default_rng(seed).standard_normal((max(n // 5, 20), 1)))
+    found = diagnose(evaluation, columns=columns, time=columns["day"], outside=outside)
+    return verdicts(evaluation, baseline(evaluation.y, evaluation.y), ["y"], findings=found)
+
+
+def from_pit(pit: np.ndarray) -> Evaluation:
+    return gaussian(stats.norm.ppf(pit), np.zeros(len(pit)), np.ones(len(pit)))
 
 
 @pytest.mark.parametrize(
@@ -25,23 +42,101 @@ def test_intervals_are_judged_by_their_band(factor, grade, words):
     assert honesty.grade == grade
     assert words in honesty.title
     assert "of 500 test values" in honesty.sentence
+    assert (honesty.name, honesty.count, honesty.threshold) == ("calibration", 500, 0.9)
+    assert honesty.low < honesty.value < honesty.high
 
 
 def test_the_band_in_the_sentence_is_that_of_the_binomial_law():
     honesty, _ = verdicts(*case(100), ["y"])
-    assert "84.0% to 95.0%" in honesty.sentence  # binom.ppf([0.025, 0.975], 100, 0.9) = 84, 95
+    tail = 0.02 / 6 / 7 / 2  # seven tests of one of six lights
+    low, high = stats.binom.ppf([tail, 1 - tail], 100, 0.9)
+    assert f"{low:.1f}% to {high:.1f}%" in honesty.sentence
+
+
+@pytest.mark.parametrize("factor", [0.75, 1.25])
+def test_a_deviation_wrong_by_a_quarter_shows_at_a_thousand_rows(factor):
+    made = [calibrated(world(1000, seed, lambda _: 1 / factor)[0]) for seed in range(100)]
+    assert sum(one.grade == "bad" for one in made) >= 95
+    assert made[0].title == f"Intervals are too {'narrow' if factor < 1 else 'wide'}"
+    assert f"standard deviations by about {1 / factor:.1f}" in made[0].remedy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [100, 1000, 20_000])
+def test_no_light_is_red_for_a_model_that_is_right(n):
+    red = [[one.name for one in lights(n, seed) if one.grade == "bad"] for seed in range(100)]
+    assert sum(map(bool, red)) <= 5
+
+
+def test_the_calibration_light_keeps_its_level_whatever_the_law():
+    rng = np.random.default_rng(0)
+    red = [calibrated(from_pit(rng.random(n)), level=0.1).grade == "bad" for n in (25, 120) for _ in range(75)]
+    assert np.mean(red) <= 0.1 + 3 * (0.09 / 150) ** 0.5
+
+
+def test_a_gap_that_no_decision_notices_is_green_however_many_the_rows():
+    n = 200_000
+    pit = np.linspace(0, 1, n + 2)[1:-1]
+    slight = from_pit(stats.norm.cdf(stats.norm.ppf(pit) * 1.01))  # errors 1% too large: coverage 0.8966
+    verdict = calibrated(slight)
+    assert (verdict.grade, round(verdict.value, 3)) == ("good", 0.897)
+    assert "too small to matter" in verdict.sentence
+    assert calibrated(from_pit(stats.norm.cdf(stats.norm.ppf(pit) * 1.06))).grade == "bad"
+
+
+def test_a_bias_and_a_shape_are_called_what_they_are():
+    pit = np.linspace(0, 1, 4002)[1:-1]
+    low = calibrated(from_pit(stats.norm.cdf(stats.norm.ppf(pit) + 0.4)))
+    assert low.title == "Predictions are too low"
+    assert "too low by about 0.4 predicted standard deviations" in low.remedy
+    shape = calibrated(from_pit(stats.norm.cdf(stats.t(3).ppf(pit) / 3**0.5)))
+    assert shape.grade == "bad"
 
 
 def test_a_gain_beyond_chance_is_named_and_its_absence_too():
-    assert verdicts(*case(300), ["y"])[1].title == "Better than the baseline"
+    gain = verdicts(*case(300), ["y"])[1]
+    assert (gain.title, gain.name) == ("Better than the baseline", "sharpness")
     model, other = case(300)
-    assert verdicts(other, model, ["y"])[1].title == "Worse than the baseline"
+    assert gain.value == pytest.approx(1 - model.crps.mean() / other.crps.mean())
+    assert gain.low < gain.value < gain.high
+    worse = verdicts(other, model, ["y"])[1]
+    assert worse.title == "Worse than the baseline"
+    assert advice([worse]) == [worse.remedy]
     assert verdicts(*case(300, signal=0.0), ["y"])[1].grade == "open"
+    assert output_verdicts(model, None)[1].grade == "open"
 
 
 def test_few_rows_are_not_judged():
     assert [verdict.grade for verdict in verdicts(*case(1), ["y"])] == ["open", "open"]
-    assert verdicts(*case(19, 0.1), ["y"])[0].grade == "open"
+    few = verdicts(*case(19, 0.1), ["y"])[0]
+    assert few.grade == "open"
+    assert "At least 20 are needed" in few.sentence
+
+
+def test_what_was_not_given_is_open_and_says_so():
+    evaluation, _ = world(150, 0)
+    made = {one.name: one for one in verdicts(evaluation, None, ["y"], findings=diagnose(evaluation))}
+    assert list(made) == list(LIGHTS)
+    assert {made[name].grade for name in ("sharpness", "conditional", "tails", "outside", "drift")} == {"open"}
+    assert "--time" in made["drift"].sentence
+    assert "--ood" in made["outside"].sentence
+    assert "At least 300 rows" in made["tails"].sentence
+    assert "at least 200" in made["conditional"].sentence
+
+
+def test_each_light_turns_red_for_its_own_fault():
+    spoilt = {one.name: one for one in lights(3000, 0, lambda at: np.where(at["site"] == "Bern", 1.8, 0.8))}
+    assert spoilt["conditional"].grade == "bad"
+    assert "site is Bern" in spoilt["conditional"].remedy
+    changed = {one.name: one for one in lights(3000, 1, lambda at: np.where(at["day"] > 150, 1.7, 1.0))}
+    assert changed["drift"].grade == "bad"
+    rng = np.random.default_rng(2)
+    heavy = {one.name: one for one in lights(3000, 2, lambda _: (3 / 5 * 5 / rng.chisquare(5, 3000)) ** 0.5)}
+    assert heavy["tails"].grade == "bad"
+    evaluation, _ = world(500, 3)
+    same = diagnose(evaluation, outside=evaluation.std[::-1])
+    assert verdicts(evaluation, None, ["y"], findings=same)[4].grade == "bad"
+    assert len(advice(list(spoilt.values()))) == sum(one.grade == "bad" for one in spoilt.values())
 
 
 def test_several_outputs_are_counted_and_the_failing_ones_named():
@@ -55,4 +150,6 @@ def test_several_outputs_are_counted_and_the_failing_ones_named():
     honesty, gain = verdicts(*pair, ["first", "second"])
     assert (honesty.grade, honesty.title) == ("bad", "Intervals keep their promise for 1 of 2 outputs")
     assert honesty.sentence == "Except for second (intervals are too narrow)."
+    assert honesty.remedy.startswith("second: recalibrate")
     assert (gain.grade, gain.sentence) == ("good", "This holds for each of them.")
+    assert len(verdicts(*pair, ["first", "second"], findings=diagnose(pair[0]))) == 6

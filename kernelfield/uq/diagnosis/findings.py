@@ -1,0 +1,105 @@
+"""Findings: all that is diagnosed of one output, from the evaluation and whatever else is known of its rows.
+
+    for each output    diagnose(evaluation, columns={"age": ..., "site": ...}, time=..., outside=std)
+    of classes         diagnose_classes(evaluation, columns=..., time=..., outside=probabilities)
+
+What there are too few rows for, or what was not given, is None.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernelfield.uq.classes import ClassEvaluation
+from kernelfield.uq.diagnosis import worst_group as search
+from kernelfield.uq.diagnosis.cases import Case, ClassCase, Split, split, worst_cases, worst_class_cases
+from kernelfield.uq.diagnosis.drift import ALARM, LEAST, Drift, class_drift, drift
+from kernelfield.uq.diagnosis.groups import ClassGroup, Column, Group, by_column, class_by_column
+from kernelfield.uq.diagnosis.outside import FEWEST, Outside, compare, entropy
+from kernelfield.uq.scores import Evaluation
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Of one output: groups by column, the worst group, drift, the outside, worst cases and parts of the variance."""
+
+    columns: tuple[Column[Group], ...]
+    worst: search.WorstGroup | None = None
+    drift: Drift | None = None
+    outside: Outside | None = None
+    cases: tuple[Case, ...] = ()
+    split: Split | None = None
+
+
+@dataclass(frozen=True)
+class ClassFindings:
+    """Of classes: groups by column, the worst group, drift, the outside and worst cases."""
+
+    columns: tuple[Column[ClassGroup], ...]
+    worst: search.WorstGroup | None = None
+    drift: Drift | None = None
+    outside: Outside | None = None
+    cases: tuple[ClassCase, ...] = ()
+
+
+def diagnose(
+    evaluation: Evaluation,
+    *,
+    columns: Mapping[str, np.ndarray] | None = None,
+    time: np.ndarray | None = None,
+    outside: np.ndarray | None = None,
+    seed: int = 0,
+) -> list[Findings]:
+    """The findings of each output.
+
+    columns  of features and groups, by name, each (n,) numbers or text with NaN or None where missing
+    time     (n,), numbers, dates or text that sorts by time
+    outside  predicted standard deviations (k, m) at rows that the model was not made for
+
+    Errors: ValueError if lengths do not agree.
+    """
+    n, m = evaluation.y.shape
+    columns = columns or {}
+    if outside is not None and outside.shape[1:] != (m,):
+        raise ValueError(f"outside must hold a deviation for each of {m} outputs, got shape {outside.shape}")
+    found = []
+    for index in range(m):
+        one = evaluation.output(index)
+        known = bool(np.isfinite(one.std).all())  # a Student-t law of few degrees of freedom has no deviation
+        found.append(
+            Findings(
+                columns=tuple(by_column(one, columns)),
+                worst=search.worst_group(one, columns, seed=seed) if columns and n >= search.ENOUGH else None,
+                # Outputs share the chance of a false alarm.
+                drift=drift(one, time, level=ALARM / m, seed=seed) if time is not None and n >= LEAST else None,
+                outside=_outside(one.std[:, 0], None if outside is None else outside[:, index]) if known else None,
+                cases=tuple(worst_cases(one)),
+                split=split(one) if known else None,
+            )
+        )
+    return found
+
+
+def diagnose_classes(
+    evaluation: ClassEvaluation,
+    *,
+    columns: Mapping[str, np.ndarray] | None = None,
+    time: np.ndarray | None = None,
+    outside: np.ndarray | None = None,
+    seed: int = 0,
+) -> ClassFindings:
+    """The findings of class probabilities; `outside` are those (k, classes) at rows that the model was not made for."""
+    n, columns = len(evaluation.labels), columns or {}
+    return ClassFindings(
+        columns=tuple(class_by_column(evaluation, columns)),
+        worst=search.worst_class_group(evaluation, columns, seed=seed) if columns and n >= search.ENOUGH else None,
+        drift=class_drift(evaluation, time, seed=seed) if time is not None and n >= LEAST else None,
+        outside=_outside(entropy(evaluation.probabilities), None if outside is None else entropy(outside)),
+        cases=tuple(worst_class_cases(evaluation)),
+    )
+
+
+def _outside(inside: np.ndarray, outside: np.ndarray | None) -> Outside | None:
+    enough = outside is not None and min(len(inside), len(outside)) >= FEWEST and np.isfinite(outside).all()
+    return compare(inside, outside) if outside is not None and enough else None

@@ -1,0 +1,1 @@
+"""Recalibration: correcting the spread and shape of predictive laws by what happened on held-out rows."""
