@@ -19,6 +19,7 @@ from kernelfield.linalg.dense import Conditional, Dense
 from kernelfield.models.covariance import Lazy, matrix, named_values
 from kernelfield.models.evidence import Fit, Trend, log_evidence
 from kernelfield.models.fit import Search
+from kernelfield.models.leave_one_out import gaps, means_without_each, require_determined
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +101,32 @@ class FittedProcess(Surrogate):
         Source: Rasmussen & Williams (2006), eq. (5.12), here with the mean's coefficients
         estimated anew without each row.
         """
-        unsure = torch.linalg.solve_triangular(self.mean.factor, self.mean.basis.mT, upper=False)
-        precision = self.solver.inverse_diagonal() - self.solver.unwhiten(unsure.mT).square().sum(-1)
-        gap = self.weights / precision[:, None]
+        gap = gaps(self.weights, self._precision)
         S = self.mean.S - (gap * self.weights).sum(-1)
         spread = self.mixing.means(S, self._count(len(self.data.X) - 1))
-        return self.data.Y - gap, (spread / precision)[:, None].expand_as(gap)
+        return self.data.Y - gap, (spread / self._precision)[:, None].expand_as(gap)
+
+    def without_each(self, X: Tensor) -> Tensor:
+        """Means (q, n, m) at X (q, d) of the n surrogates that each lack one row, hyperparameters held.
+
+        Source: `kernelfield.models.leave_one_out`.
+        """
+        cross, H = matrix(self.kernel, self.data.X, X), self.trend(X)
+        explained = self.solver.whiten(cross)
+        unsure = torch.cholesky_solve(H.mT - self.mean.basis.mT @ explained, self.mean.factor)
+        smoother = self.solver.unwhiten(explained + self.mean.basis @ unsure)
+        loc = H @ self.mean.coefficients + cross.mT @ self.weights
+        return means_without_each(loc, smoother, gaps(self.weights, self._precision))
+
+    @cached_property
+    def _precision(self) -> Tensor:
+        """The diagonal (n,) of P in `kernelfield.models.leave_one_out`.
+
+        Errors: ValueError if a row alone determines a coefficient of the mean.
+        """
+        unsure = torch.linalg.solve_triangular(self.mean.factor, self.mean.basis.mT, upper=False)
+        whole = self.solver.inverse_diagonal()
+        return require_determined(whole - self.solver.unwhiten(unsure.mT).square().sum(-1), whole)
 
     def hyperparameters(self) -> dict[str, float | list[float]]:
         shapes = {f"mixing.{name}": value for name, value in self.mixing.shapes.items()}

@@ -33,6 +33,7 @@ from kernelfield.models.collapsed import Basis, RegressionSums, Rows, bound, dia
 from kernelfield.models.covariance import Covariance, covariance, named_values
 from kernelfield.models.evidence import NOISE_REACH, Objective, Trend, mean_square
 from kernelfield.models.fit import LOOSE, Search, minimise
+from kernelfield.models.leave_one_out import gaps, means_without_each, require_determined
 from kernelfield.models.search import SUBSET, Settings, race, sample
 
 B = TypeVar("B", bound=Basis)
@@ -112,6 +113,19 @@ class FittedExpansion(Surrogate):
             more = gather(self.basis, self._factor, Rows.of(data, self.trend, self.centre))
             return replace(self, moments=self.moments + more)
 
+    def leaving_out(self, data: Data) -> "RowsOfExpansion":
+        """What the process would predict without each of the rows (n, d) that it was fitted to, which it did not keep.
+
+        The basis, such as inducing inputs, is held with the hyperparameters.
+        """
+        return RowsOfExpansion(self, data)
+
+    def smoother(self, X: Tensor) -> Tensor:
+        """[a(x); t(x)] (k + p, n) at X (n, d): products of two are the covariance that data leave of mean and basis."""
+        joint = torch.linalg.solve_triangular(self._law.factor, self.features(X), upper=False)
+        gap = self.trend(X).mT - self._law.basis.mT @ joint
+        return torch.cat([joint, torch.linalg.solve_triangular(self._law.trend, gap, upper=False)])
+
     def hyperparameters(self) -> dict[str, float | list[float]]:
         values = {} if self.kernel is None else named_values(self.kernel)
         return {**values, "noise": self.noise}
@@ -129,6 +143,54 @@ class FittedExpansion(Surrogate):
                 "row of the evidence; more of them would predict better"
             )
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class RowsOfExpansion:
+    """An expansion with the rows of its fit, of which each can be left out; see `LeavesOneOut`.
+
+    With [a; t] of `smoother`, P_ii = w_i / s (1 - w_i / s |[a(x_i); t(x_i)]|^2).
+    """
+
+    fitted: FittedExpansion
+    data: Data
+
+    def leave_one_out(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance (n, m) of each y given all other rows.
+
+        Errors: NotImplementedError for groups of basis functions that are held independent, whose variance has no
+        closed form here.
+        """
+        if len(self.fitted.basis.groups) > 1:
+            raise NotImplementedError("the variance without a row has no closed form for several groups of functions")
+        rest = self.fitted.basis.variance(self.data.X)
+        variance = 1 / self._precision
+        if rest is not None:
+            variance = variance + (rest - self.fitted.features(self.data.X).square().sum(0)).clamp_min(0)
+        return self.data.Y - self._gaps, variance[:, None].expand_as(self.data.Y)
+
+    def without_each(self, X: Tensor) -> Tensor:
+        """Means (q, n, m) at X (q, d) of the n surrogates that each lack one row."""
+        smoother = self._rate[:, None] * (self._rows.mT @ self.fitted.smoother(X))
+        return means_without_each(self.fitted.posterior(X).mean, smoother, self._gaps)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return self.fitted.smoother(self.data.X)
+
+    @cached_property
+    def _rate(self) -> Tensor:
+        weight = torch.ones_like(self.data.X[:, 0]) if self.data.weight is None else self.data.weight
+        return weight / self.fitted.noise
+
+    @cached_property
+    def _precision(self) -> Tensor:
+        return require_determined(self._rate * (1 - self._rate * self._rows.square().sum(0)), self._rate)
+
+    @cached_property
+    def _gaps(self) -> Tensor:
+        left = self.data.Y - self.fitted.posterior(self.data.X).mean
+        return gaps(self._rate[:, None] * left, self._precision)
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,6 +36,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ from kernelfield.core.posterior import Elliptical
 from kernelfield.kernels.network import NetworkKernel
 from kernelfield.linalg.dense import Conditional
 from kernelfield.models.covariance import Lazy, matrix, named_values
+from kernelfield.models.leave_one_out import gaps, means_without_each
 from kernelfield.nets.algebra import Layer
 from kernelfield.nets.gram import KINDS, Kind
 
@@ -225,6 +227,51 @@ class FittedGradientFlow(Surrogate):
         joined = self.data.joined(data)
         with torch.no_grad():
             return self.of(self.prior, self.tangent, joined, self.time, self.rate, self.noise, self.mixing)
+
+    def leave_one_out(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance (n, m) of each y given all other rows, of ensembles trained to convergence.
+
+        With M = (T + noise / w)^-1 the ensemble without row i predicts y_i with the error f(x_i) - sum_j A_j f(x_j)
+        = r'f, r = M_i / M_ii, so that the covariance K of the prior gives (M K M)_ii / M_ii^2; where the last layer
+        alone is trained the offsets' own noise makes it the Bayesian 1 / M_ii.
+
+        Errors: NotImplementedError at a finite time, whose mean is no linear smoother that a row can be taken from.
+        """
+        M = self._inverse
+        precision, gap = M.diagonal(), self._gaps()
+        if self.prior_modes is None:
+            variance = 1 / precision
+        else:
+            noise = self.noise if self.data.weight is None else self.noise / self.data.weight
+            variance = ((M @ matrix(self.prior, self.data.X, self.data.X)) * M).sum(-1) / precision.square() + noise
+        return self.data.Y - gap, (self.mixing.mean * variance)[:, None].expand_as(gap)
+
+    def without_each(self, X: Tensor) -> Tensor:
+        """Means (q, n, m) at X (q, d) of the n ensembles that each lack one row, trained to convergence.
+
+        Errors: as for `leave_one_out`.
+        """
+        smoother = self._inverse @ matrix(self.prior if self.tangent is None else self.tangent, self.data.X, X)
+        return means_without_each(smoother.mT @ self.data.Y, smoother, self._gaps())
+
+    def _gaps(self) -> Tensor:
+        return gaps(self._inverse @ self.data.Y, self._inverse.diagonal())
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        """(T + noise / w)^-1 (n, n)."""
+        if math.isfinite(self.time):
+            raise NotImplementedError(
+                f"an ensemble trained for the time {self.time:g} is no linear smoother that a row can be taken from; "
+                "use at(math.inf), or refit without each row"
+            )
+        n, r = self.modes.vectors.shape
+        if r < n:
+            raise NotImplementedError(
+                f"the system of {n} rows has {n - r} directions without a kernel or noise, so that rows cannot be "
+                "left out in closed form; raise noise above 0"
+            )
+        return (self.modes.vectors / self.modes.values) @ self.modes.vectors.mT
 
     def largest_rate(self, momentum: float = 0.0) -> float:
         """The learning rate beyond which gradient descent with whole steps of time diverges."""

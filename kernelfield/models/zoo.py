@@ -13,6 +13,7 @@ from kernelfield.models.infinitely_deep import InfinitelyDeepClassifier
 from kernelfield.models.laplace import LaplaceClassifier
 from kernelfield.models.orthogonal import SphericalProcess
 from kernelfield.models.process import Process
+from kernelfield.models.quantile import QuantileProcess
 from kernelfield.models.random_features import RandomFeatureProcess
 from kernelfield.models.sparse import SparseProcess
 from kernelfield.models.spectral import Spectral
@@ -116,6 +117,13 @@ _REGRESSORS = (
         Warped,
         TAILS,
         rows=(20, EXACT),
+    ),
+    Entry(
+        "quantile-process",
+        "all quantiles by one kernel: for noise of any shape that changes from place to place",
+        QuantileProcess,
+        TAILS,
+        rows=(50, EXACT),
     ),
     Entry(
         "gp-sparse",

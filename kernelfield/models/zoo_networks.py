@@ -12,6 +12,7 @@ from kernelfield.models.neural.laplace import LaplaceNetwork
 from kernelfield.models.neural.laplace_classifier import LaplaceNetworkClassifier
 from kernelfield.models.neural.last_layer import LastLayer
 from kernelfield.models.neural.prior_fitted import PriorFitted
+from kernelfield.models.neural.quantile_process import QuantileNetwork
 from kernelfield.models.neural.sampled import HMC, NUTS, SGHMC
 from kernelfield.models.neural.sampled_classifier import SampledClassifier
 from kernelfield.models.neural.swag import SWAG
@@ -47,6 +48,13 @@ NETWORKS = (
         LastLayer,
         FINITE,
         rows=(50, ANY),
+    ),
+    Entry(
+        "quantile-network",
+        "all quantiles by networks that take the level as an input: noise of any shape, many rows",
+        QuantileNetwork,
+        FINITE,
+        rows=(100, ANY),
     ),
     Entry(
         "function-space",

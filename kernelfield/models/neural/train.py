@@ -134,6 +134,7 @@ def train(
     anchor: Tensor | None = None,
     trained: Tensor | None = None,
     evaluate: Stacked | None = None,
+    judge: Stacked | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> Trained:
     """Train k = `members` networks at once.
@@ -147,6 +148,7 @@ def train(
     anchor : parameters (k, p) from which the penalty is measured; the origin by default.
     trained : which parameters (p,) move; all by default.
     evaluate : what takes the place of `stacked(network)` on the way down.
+    judge : what takes its place on the held-out rows.
     watch : called after each step with its number, from 1, and the parameters (k, p), which will
         change; all members are then trained together, whatever memory they take.
 
@@ -163,7 +165,7 @@ def train(
     seeds = torch.randint(2**62, (len(start),), generator=generator, device=generator.device).tolist()
     task = _Task(
         evaluate=evaluate or stacked(network),
-        judge=stacked(network),
+        judge=judge or stacked(network),
         rows=Rows.of(data, None if offset is None else offset(data.X), training.dtype),
         seen=[row.logical_and(fitted).nonzero()[:, 0] for row in seen],
         judged=judged.to(data.X.device),
