@@ -5,6 +5,8 @@ or a function in, its optimum out.
     kernelfield fit DATA.csv --target Y -o MODEL --report R.html
     kernelfield predict MODEL NEW.csv -o OUT.csv
     kernelfield report MODEL --data D.csv --target Y -o R.html
+    kernelfield report --arrays P.csv --columns y=Y,mean=M,std=S -o R.html
+    kernelfield calibrate MODEL --data D.csv -o NEW
     kernelfield compare DATA.csv --target Y -o R.html
     kernelfield models
     kernelfield solve NAME -o FOLDER
@@ -21,15 +23,17 @@ from typing import Annotated
 import typer
 
 from kernelfield.commands.bench import app as bench
+from kernelfield.commands.calibrate import calibrate
 from kernelfield.commands.compare import compare
 from kernelfield.commands.listing import models
 from kernelfield.commands.optimise import optimise
+from kernelfield.commands.report import report
 from kernelfield.commands.solve import solve
-from kernelfield.commands.tables import demo, fit, predict, report
+from kernelfield.commands.tables import demo, fit, predict
 from kernelfield.core.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, fit, predict, report, compare, models, solve, optimise):
+for command in (demo, fit, predict, report, calibrate, compare, models, solve, optimise):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

@@ -20,8 +20,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from kernelfield.core.posterior import Posterior
 from kernelfield.data.encoding import Encoded, Encoding
 from kernelfield.data.tables import Problem, listed
+from kernelfield.estimators.calibrated import Calibrated
+from kernelfield.estimators.calibrated_classifier import CalibratedClassifier
 from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.persistence import load, load_extra, save
 from kernelfield.estimators.regressor import FieldRegressor
@@ -37,7 +40,7 @@ FORMAT = 1  # of table.json; a later version that cannot be read by this code co
 ROWS = 2048  # of a chunk of predictions: memory stays flat, and a progress bar moves
 
 Provenance = dict[str, str | int | None]
-Estimator = FieldRegressor | FieldClassifier
+Estimator = FieldRegressor | FieldClassifier | Calibrated | CalibratedClassifier
 Tick = Callable[[int], None]  # is told the rows done since the last call
 
 
@@ -85,6 +88,10 @@ class Tabular(ABC):
         Errors: ValueError if the columns are not those of the fit.
         """
 
+    @abstractmethod
+    def doubt(self, frame: pd.DataFrame) -> np.ndarray:
+        """How unsure the model is of rows: deviations (n, m) of y, or probabilities (n, k) of classes."""
+
     @classmethod
     def fit(cls, problem: Problem, name: str, seed: int, provenance: Provenance) -> tuple[Self, list[str]]:
         """Fit a model of the zoo to a table; also what was done to the data, and what it warned of, in sentences.
@@ -116,13 +123,27 @@ class Tabular(ABC):
         record |= {"format": FORMAT, "encoding": self.encoding.to_dict()}
         save(self.estimator, path, extra={TABLE: json.dumps(record, indent=1, allow_nan=False) + "\n"})
 
+    @property
+    def base(self) -> Any:
+        """The estimator that was fitted to the table, inside of one that calibrates it."""
+        calibrated = isinstance(self.estimator, Calibrated | CalibratedClassifier)
+        return self.estimator.estimator_ if calibrated else self.estimator
+
+    def hyperparameters(self) -> dict[str, float | list[float]]:
+        """What was learned, by name, with what the calibration learned."""
+        learned = self.base.surrogate_.hyperparameters()
+        if isinstance(self.estimator, Calibrated | CalibratedClassifier):
+            more = self.estimator.calibrator_.hyperparameters()
+            learned = learned | {f"calibration.{name}": value for name, value in more.items()}
+        return learned
+
     def described(self, notes: Sequence[str], predicting: float | None, **made: str) -> dict[str, Any]:
         """What all reports hold beside what they measured."""
         return {
             "model": self.name,
             "n_train": self.rows,
             "seconds": {"fit": self.seconds, "predict": predicting},
-            "hyperparameters": self.estimator.surrogate_.hyperparameters(),
+            "hyperparameters": self.hyperparameters(),
             "features": self.encoding.features,
             "provenance": {**self.provenance, **made},
             "notes": list(notes),
@@ -147,7 +168,7 @@ def load_table(path: str | Path) -> Tabular:
     version.
     """
     estimator = load(path)
-    kind = TableClassifier if isinstance(estimator, FieldClassifier) else TableModel
+    kind = TableClassifier if isinstance(estimator, FieldClassifier | CalibratedClassifier) else TableModel
     try:
         record = json.loads(load_extra(path, TABLE))
         _require_format(record.pop("format"), Path(path) / TABLE)
@@ -161,7 +182,7 @@ def load_table(path: str | Path) -> Tabular:
 class TableModel(Tabular):
     """Regression: answers are means, standard deviations and ends of intervals."""
 
-    estimator: FieldRegressor
+    estimator: FieldRegressor | Calibrated
 
     @staticmethod
     def unfitted(name: str, seed: int) -> FieldRegressor:
@@ -204,7 +225,7 @@ class TableModel(Tabular):
             done += len(chunk)
         seconds = time.perf_counter() - start
         # The scaling of the fit keeps mean and deviation of the training targets, and two rows can have them.
-        scaling = self.estimator.surrogate_.to_model_y
+        scaling = self.base.surrogate_.to_model_y
         moments = torch.stack([scaling.shift - scaling.scale, scaling.shift + scaling.scale]).cpu().numpy()
         return Report(
             outputs=self.targets,
@@ -214,11 +235,31 @@ class TableModel(Tabular):
         )
 
 
+    def law(self, frame: pd.DataFrame, *, noise: bool = True) -> Posterior:
+        """The law of y, or of f without noise, for the rows of a table together."""
+        return self.estimator.posterior(self.encoding.apply(frame).frame, noise=noise)
+
+    def doubt(self, frame: pd.DataFrame) -> np.ndarray:
+        return self._deviations(frame, noise=True)
+
+    def latent(self, frame: pd.DataFrame) -> np.ndarray:
+        """Standard deviations (n, m) of the function that y is noise about; NaN for models that do not tell it."""
+        try:
+            return self._deviations(frame, noise=False)
+        except NotImplementedError:
+            return np.full((len(frame), len(self.targets)), np.nan)
+
+    def _deviations(self, frame: pd.DataFrame, *, noise: bool) -> np.ndarray:
+        encoded = self.encoding.apply(frame).frame
+        laws = (self.estimator.posterior(chunk, noise=noise) for chunk in _chunks(encoded, silent))
+        return np.concatenate([law.variance.sqrt().double().cpu().numpy() for law in laws])
+
+
 @dataclass(frozen=True, eq=False)
 class TableClassifier(Tabular):
     """Classification: answers are the most probable class and the probabilities of all."""
 
-    estimator: FieldClassifier
+    estimator: FieldClassifier | CalibratedClassifier
 
     @staticmethod
     def unfitted(name: str, seed: int) -> FieldClassifier:
@@ -258,6 +299,9 @@ class TableClassifier(Tabular):
             prior=self.estimator.class_prior_,
             **self.described([*notes, *_of_test(encoded.notes)], time.perf_counter() - start, **made),
         )
+
+    def doubt(self, frame: pd.DataFrame) -> np.ndarray:
+        return self._probabilities(self.encoding.apply(frame).frame, silent)
 
     def _probabilities(self, frame: pd.DataFrame, tick: Tick) -> np.ndarray:
         return np.concatenate([self.estimator.predict_proba(chunk) for chunk in _chunks(frame, tick)])

@@ -13,7 +13,6 @@ import json
 import secrets
 import shutil
 from collections.abc import Mapping
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,14 @@ from torch import Tensor
 
 from kernelfield.core.files import require_writable_folder
 from kernelfield.core.version import __version__
+from kernelfield.estimators.calibrated import Calibrated
+from kernelfield.estimators.calibrated_classifier import CalibratedClassifier
 from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.records import ESTIMATORS, Reader, Writer
 from kernelfield.estimators.regressor import FieldRegressor, usable_device
+from kernelfield.estimators.resampled import Resampled
 
-Estimator = FieldRegressor | FieldClassifier
+Estimator = FieldRegressor | FieldClassifier | Calibrated | CalibratedClassifier
 
 FORMAT = "kernelfield model"
 FORMAT_VERSION = 1
@@ -52,11 +54,12 @@ def save(estimator: Estimator, path: str | Path, *, extra: Mapping[str, str] | N
         if name in ("", MODEL, TENSORS) or Path(name).name != name or name.startswith("."):
             raise ValueError(f"an extra file needs a plain name of its own, got {name!r}")
     writer = Writer()
-    body = writer.record(_without_random_state(estimator), type(estimator).__name__)
+    body = writer.record(estimator, type(estimator).__name__)
     part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
     part.mkdir()
     try:
-        _write(part, body, writer.tensors, texts)
+        device = next((str(one.device) for one in reversed(_inner(estimator))), "cpu")
+        _write(part, body, writer.tensors, texts, device)
         _swap(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -86,7 +89,8 @@ def load(path: str | Path, *, device: str | None = None) -> Any:
         ) from error
     estimator = Reader(tensors, None if device is None else target).value(document["estimator"])
     if device is not None:
-        estimator.set_params(device=device)
+        for one in _inner(estimator):
+            one.set_params(device=device)
     return estimator
 
 
@@ -135,15 +139,18 @@ def _strangers(target: Path) -> str:
     return f"also holds {', '.join(foreign)}, which saving a model there would remove" if foreign else ""
 
 
-def _without_random_state(estimator: Estimator) -> Estimator:
-    if estimator.random_state is None or isinstance(estimator.random_state, int):
-        return estimator
-    plain = copy(estimator)  # not clone, which would forget the fit
-    plain.random_state = None
-    return plain
+def _inner(estimator: Any) -> list[FieldRegressor | FieldClassifier]:
+    """The estimators that hold tensors: it itself, or those inside a calibrated one."""
+    if isinstance(estimator, FieldRegressor | FieldClassifier):
+        return [estimator]
+    inside = [vars(estimator).get(name) for name in ("estimator", "estimator_")]
+    calibrator = vars(estimator).get("calibrator_")
+    if isinstance(calibrator, Resampled):
+        inside += calibrator.members or []
+    return [one for one in inside if isinstance(one, FieldRegressor | FieldClassifier)]
 
 
-def _write(folder: Path, body: Any, tensors: dict[str, Tensor], texts: dict[str, str]) -> None:
+def _write(folder: Path, body: Any, tensors: dict[str, Tensor], texts: dict[str, str], device: str) -> None:
     (folder / TENSORS).write_bytes(serialized(tensors))  # `save_file` would keep it from other users
     for name, text in texts.items():
         (folder / name).write_bytes(text.encode())
@@ -151,7 +158,7 @@ def _write(folder: Path, body: Any, tensors: dict[str, Tensor], texts: dict[str,
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "kernelfield": __version__,
-        "device": body["fields"]["device"],
+        "device": device,
         "files": {name: _sha256(folder / name) for name in (TENSORS, *texts)},
         "estimator": body,
     }

@@ -21,6 +21,7 @@ from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import InverseGamma, Unit
 from kernelfield.core.mixing_density import Grid
 from kernelfield.core.mixing_laws import BetaPrime, BurrXII, Gamma, HalfCauchy, LogNormal
+from kernelfield.estimators.calibration_records import CALIBRATED, CALIBRATIONS
 from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.kernel_records import put_together, take_apart
 from kernelfield.estimators.layer_records import LAYERS
@@ -61,6 +62,7 @@ from kernelfield.models.neural.last_layer import Features, FittedLastLayer, Last
 from kernelfield.models.neural.network import Network
 from kernelfield.models.neural.prior_checkpoint import Checkpoint
 from kernelfield.models.neural.prior_fitted import FittedPriorFitted, PriorFitted
+from kernelfield.models.neural.quantile_process import FittedQuantileNetwork, QuantileNetwork
 from kernelfield.models.neural.sampled import HMC, NUTS, SGHMC, FittedSampled, SampledNetworks
 from kernelfield.models.neural.sampled_classifier import FittedSampledClassifier, SampledClassifier
 from kernelfield.models.neural.set_transformer import Architecture
@@ -69,6 +71,7 @@ from kernelfield.models.neural.tangent_features import TangentFeatures
 from kernelfield.models.neural.train import Training
 from kernelfield.models.orthogonal import SphericalBasis, SphericalProcess
 from kernelfield.models.process import Process
+from kernelfield.models.quantile import FittedQuantileProcess, QuantileProcess
 from kernelfield.models.random_features import DeepBasis, FourierBasis, RandomFeatureProcess, UniversalBasis
 from kernelfield.models.softmax import Softmax
 from kernelfield.models.sparse import InducingInputs, SparseProcess
@@ -85,7 +88,7 @@ from kernelfield.nets.singular import InfinitelyDeep, Power, Sinh
 
 Json = Any
 
-ESTIMATORS: dict[str, type] = {kind.__name__: kind for kind in (FieldClassifier, FieldRegressor)}
+ESTIMATORS: dict[str, type] = {kind.__name__: kind for kind in (FieldClassifier, FieldRegressor)} | CALIBRATED
 _CLASSIFIERS = (
     DirichletClassifier,
     FittedDirichlet,
@@ -107,6 +110,7 @@ _MODELS = (
     FittedGradientFlow,
     FittedGrid,
     FittedProcess,
+    FittedQuantileProcess,
     FittedRobustProcess,
     FittedTensor,
     FittedTimeSeries,
@@ -115,6 +119,7 @@ _MODELS = (
     GridProcess,
     Modes,
     Process,
+    QuantileProcess,
     RobustProcess,
     Spectral,
     StateSpace,
@@ -153,12 +158,14 @@ _NEURAL = (
     FittedFunctionSpace,
     FittedFunctionSpaceClassifier,
     FittedPriorFitted,
+    FittedQuantileNetwork,
     FunctionSpace,
     FunctionSpaceClassifier,
     MCDropout,
     Machine,
     Network,
     PriorFitted,
+    QuantileNetwork,
     SWAG,
     TangentFeatures,
     Training,
@@ -196,6 +203,7 @@ RECORDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (*_CLASSIFIERS, *_MODELS, *_LAWS, *_GRIDS, *_TENSORS, *_NEURAL, *_SAMPLED, *_LAPLACE, *_SPARSE, *_PARTS)
 } | LAYERS
+RECORDS |= CALIBRATIONS
 _NAMES = {kind: name for name, kind in RECORDS.items()}
 
 
@@ -213,6 +221,8 @@ class Writer:
         match value:
             case None | bool():
                 return value
+            case np.random.RandomState():
+                return None  # what it would draw next is no part of a fit
             case np.generic() if not isinstance(value, str):
                 return {"scalar": self.record(value.item(), where), "dtype": value.dtype.name}
             case str():

@@ -136,7 +136,7 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         cov : ndarray of shape (n, n) or (n, n, m), only with return_cov
         quantiles : ndarray of shape (n, q) or (n, m, q), only with quantiles
         """
-        levels = _levels(quantiles)
+        levels = levels_of(quantiles)
         asked: list[Callable[[Posterior], Tensor]] = [lambda law: law.mean]
         if return_std:
             asked.append(lambda law: law.variance.sqrt())
@@ -212,6 +212,45 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         for law, block in zip(self._laws(rows), targets.split(self._rows()), strict=True):
             parts.append(law.log_prob(block.to(law.mean)).cpu())
         return self._shaped(torch.cat(parts))
+
+    def leave_one_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Predict each row of the fit from all others, hyperparameters and scaling held.
+
+        Only of exact processes and converged gradient flow, which have it in closed form; others raise
+        NotImplementedError, as do fits of weighted or repeated rows.
+
+        Returns
+        -------
+        mean : ndarray of shape (n,) or (n, m)
+        std : ndarray of shape (n,) or (n, m)
+            Noise included.
+        """
+        mean, variance = self._smoother().leave_one_out()
+        return self._shaped(mean.cpu()), self._shaped(variance.sqrt().cpu())
+
+    def without_each(self, X: ArrayLike) -> np.ndarray:
+        """Predict y at X with each of the n estimators that lack one row; see `leave_one_out`.
+
+        Parameters
+        ----------
+        X : array-like of shape (q, d)
+            Inputs.
+
+        Returns
+        -------
+        means : ndarray of shape (q, n) or (q, n, m)
+        """
+        rows = torch.tensor(self._inputs(X), device=self.surrogate_.to_model_X.shift.device)
+        means = self._smoother().without_each(rows).cpu().numpy()
+        return means[..., 0] if self.y_ndim_ == 1 else means
+
+    def _smoother(self) -> Scaled:
+        check_is_fitted(self)
+        if self.surrogate_.smoother.data.weight is not None:
+            raise NotImplementedError(
+                "repeated rows are fitted as one with a weight and cannot be left out one by one; refit without them"
+            )
+        return self.surrogate_
 
     def _inputs(self, X: ArrayLike) -> np.ndarray:
         check_is_fitted(self)
@@ -312,7 +351,11 @@ def _constants(Y: torch.Tensor) -> list[str]:
     return [f"all targets{name} equal {value:g}, so every prediction does" for name, value, same in values if same]
 
 
-def _levels(quantiles: Sequence[float] | None) -> list[float]:
+def levels_of(quantiles: Sequence[float] | None) -> list[float]:
+    """Levels of quantiles, checked.
+
+    Errors: ValueError for one outside (0, 1).
+    """
     levels = [] if quantiles is None else [float(p) for p in quantiles]
     for level in levels:
         if not 0 < level < 1:

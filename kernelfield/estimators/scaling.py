@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kernelfield.core.contracts import Data, Surrogate
+from kernelfield.core.contracts import Data, LeavesOneOut, Surrogate
 from kernelfield.core.posterior import Posterior
 from kernelfield.models.conditioned import FittedProcess
 from kernelfield.models.expansion import FittedExpansion
@@ -97,6 +97,31 @@ class Scaled(Surrogate):
     def posterior(self, X: Tensor, *, noise: bool = False) -> Posterior:
         law = self.inner.posterior(self.to_model_X(X), noise=noise)
         return law.affine(self.to_model_y.scale, self.to_model_y.shift)
+
+    def leave_one_out(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance (n, m) of each y given all other rows, hyperparameters and scaling held.
+
+        Errors: NotImplementedError if the model has no closed form of it.
+        """
+        mean, variance = self.smoother.leave_one_out()
+        return mean * self.to_model_y.scale + self.to_model_y.shift, variance * self.to_model_y.scale.square()
+
+    def without_each(self, X: Tensor) -> Tensor:
+        """Means (q, n, m) at X (q, d) of the n surrogates that each lack one row.
+
+        Errors: NotImplementedError if the model has no closed form of it.
+        """
+        return self.smoother.without_each(self.to_model_X(X)) * self.to_model_y.scale + self.to_model_y.shift
+
+    @property
+    def smoother(self) -> LeavesOneOut:
+        """The model, as one that leaves rows out.
+
+        Errors: NotImplementedError if it has no closed form of it.
+        """
+        if not isinstance(self.inner, LeavesOneOut):
+            raise NotImplementedError(f"{type(self.inner).__name__} leaves no row out in closed form; refit without it")
+        return self.inner
 
     def hyperparameters(self) -> dict[str, float | list[float]]:
         """The names of the model, in the user's units where they are clear.

@@ -56,7 +56,7 @@ def conditioned() -> FieldRegressor:
 
 
 # The others need data of their own, or have no evidence; they are saved in their own tests.
-OWN = ("grid", "tensor", "time-series")
+OWN = ("grid", "tensor", "time-series", "quantile-process")
 NAMES = [name for name, one in MODELS.items() if name not in OWN and one.family not in (FINITE, LEARNED, SPARSE)]
 QUICK = {"spectral": {"components": 3, "steps": 3}, "warped": {"model": Process(steps=3)}}
 MADE = {
