@@ -1,21 +1,29 @@
-"""Uncertainty reports, in time: scores beside uncertainty-toolbox.
+"""Uncertainty reports, in time and memory: scores beside uncertainty-toolbox, and whole reports.
 
     python benchmarks/uq.py --part scores [--rows 200000] [--their-rows 20000] [--repeats 5]
+    python benchmarks/uq.py --part report [--rows 1000000]
 
 Gaussian predictions, right but for chance. `scores` times all scores with the calibration curve and
 the PIT histogram, from arrays to numbers, and uncertainty-toolbox's `get_all_metrics` on the first of
 the same rows; its seconds for all rows are those times the ratio of the rows, as its time grows in
 proportion at least. Seconds are of the processor on one thread, ours the least of the repeats. The
-largest gap between scores that both define is stated, on the rows that both had. Prints a table and
-one line of JSON. Needs uncertainty-toolbox, which kernelfield does not install:
+largest gap between scores that both define is stated, on the rows that both had. It needs
+uncertainty-toolbox, which kernelfield does not install:
 
     pip install --no-deps uncertainty-toolbox tqdm
+
+`report` makes page, JSON and Markdown from arrays with two columns of numbers, one of text, times and rows
+from elsewhere. Its seconds are of the processor on one thread, its memory the most that NumPy and Python held at once
+beyond the arrays that came in, as a multiple of these (`tracemalloc`, in a run of its own, as it slows the other).
+
+Prints a table and one line of JSON.
 """
 
 import argparse
 import json
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -23,9 +31,11 @@ import torch
 
 from kernelfield.uq.arrays import law_from
 from kernelfield.uq.calibration import curve, histogram
+from kernelfield.uq.report import Report
+from kernelfield.uq.rows import Rows
 from kernelfield.uq.scores import evaluate
 
-PARTS = ("scores",)
+PARTS = ("scores", "report")
 
 
 def main() -> None:
@@ -39,6 +49,8 @@ def main() -> None:
     match options.part:
         case "scores":
             result = scores(options.rows, options.their_rows, options.repeats)
+        case "report":
+            result = report(options.rows)
     for name, value in result.items():
         print(f"{name:<28}{value:>14.6g}")
     print(json.dumps({options.part: result}))
@@ -70,6 +82,41 @@ def scores(rows: int, their_rows: int, repeats: int) -> dict[str, float]:
         "their_seconds_extrapolated": extrapolated,
         "times_faster": extrapolated / own,
         "largest_gap": max(abs(mine[name] - float(value)) for name, value in same.items()),
+    }
+
+
+def report(rows: int) -> dict[str, float]:
+    arrays = predictions(rows)
+    generator = np.random.default_rng(1)
+    columns = {
+        "age": generator.uniform(20, 80, rows),
+        "load": generator.normal(size=rows),
+        "site": generator.choice(["Bern", "Oslo", "Rome"], rows),
+        "time": np.arange(rows, dtype=float),
+    }
+    outside = generator.uniform(1, 4, (rows // 10, 1))
+    size = sum(array.nbytes for array in (*arrays, *columns.values(), outside))
+
+    def made() -> int:
+        known = Rows(columns, groups=["site"], time="time", outside=outside)
+        y, mean, std = arrays
+        whole = Report.from_arrays(y, mean=mean, std=std, rows=known)
+        return len(whole.to_html().encode()) + 0 * len(json.dumps(whole.to_dict()) + whole.to_markdown())
+
+    begun = time.process_time()
+    page = made()
+    spent = time.process_time() - begun
+    tracemalloc.start()
+    made()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {
+        "rows": rows,
+        "seconds": spent,
+        "page_bytes": page,
+        "input_bytes": size,
+        "peak_bytes": peak,
+        "peak_over_input": peak / size,
     }
 
 

@@ -28,8 +28,9 @@ chapter 2, for groups formed at random.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -105,7 +106,7 @@ def score_intervals(evaluation: Evaluation | ClassEvaluation, plan: Resampling =
     (0.75, 0.25, 1.0)
     """
     table = _table(evaluation)
-    return table.named(bootstrap(table.columns, table.scores, plan, shares=table.shares))
+    return table.named(_intervals(table.columns, table.scores, plan, table.shares))
 
 
 def skill_intervals(
@@ -116,11 +117,11 @@ def skill_intervals(
     index = [own.names.index(name) for name in own.names if name in GAINS]
 
     def skill(means: np.ndarray) -> np.ndarray:
-        q = own.columns.shape[1]
-        least = other.scores(means[..., q:])[..., index]
-        return 1 - own.scores(means[..., :q])[..., index] / np.where(least > 0, least, np.nan)
+        mine, theirs = np.split(means, 2, axis=-1)
+        least = other.scores(theirs)[..., index]
+        return 1 - own.scores(mine)[..., index] / np.where(least > 0, least, np.nan)
 
-    found = bootstrap(np.hstack([own.columns, other.columns]), skill, plan)
+    found = _intervals(chain(own.columns, other.columns), skill, plan)
     return dict(zip([own.names[i] for i in index], found, strict=True))
 
 
@@ -129,9 +130,12 @@ def difference_intervals(
 ) -> dict[str, Interval]:
     """The intervals of the model's scores less the other's, on the same rows."""
     own, rest = _pair(model, other)
-    q = own.columns.shape[1]
-    gap = lambda means: own.scores(means[..., :q]) - rest.scores(means[..., q:])  # noqa: E731
-    return own.named(bootstrap(np.hstack([own.columns, rest.columns]), gap, plan))
+
+    def gap(means: np.ndarray) -> np.ndarray:
+        mine, theirs = np.split(means, 2, axis=-1)
+        return own.scores(mine) - rest.scores(theirs)
+
+    return own.named(_intervals(chain(own.columns, rest.columns), gap, plan))
 
 
 def bootstrap(
@@ -149,11 +153,17 @@ def bootstrap(
 
     Errors: ValueError if there are fewer than two units to draw, or labels of groups do not fit.
     """
-    columns = np.asarray(columns, dtype=float)
+    return _intervals(np.asarray(columns, dtype=float).T, statistic, plan, shares)
+
+
+def _intervals(
+    columns: Iterable[np.ndarray], statistic: Statistic, plan: Resampling, shares: Sequence[int] = ()
+) -> list[Interval]:
+    """The intervals from columns (n,) that come one by one, so that a million rows are not all kept."""
     generator = np.random.default_rng(plan.seed)
-    units = _Units.of(columns, plan, generator)
+    units, means = _Units.of(columns, plan, generator)
     with np.errstate(invalid="ignore", divide="ignore"):  # a score that is infinite has no interval
-        value = statistic(columns.mean(0))
+        value = statistic(means)
         drawn = np.concatenate([statistic(means) for means in units.drawn(plan.draws, generator)])
         kept = statistic(units.without_one())
     low, high = _bca(value, drawn, kept, plan.confidence)
@@ -176,21 +186,27 @@ class _Units:
     left_sizes: np.ndarray
 
     @classmethod
-    def of(cls, columns: np.ndarray, plan: Resampling, generator: np.random.Generator) -> "_Units":
-        n = len(columns)
-        if plan.block is not None:
-            return cls._blocks(columns, max(plan.block, math.ceil(n / UNITS)))
-        if plan.groups is None and n <= UNITS:
+    def of(
+        cls, columns: Iterable[np.ndarray], plan: Resampling, generator: np.random.Generator
+    ) -> tuple["_Units", np.ndarray]:
+        """The units, and the means (q,) over all rows."""
+        coming = iter(columns)
+        first = next(coming)
+        n, coming = len(first), chain([first], coming)
+        if plan.block is not None or (plan.groups is None and n <= UNITS):
+            table = np.column_stack(list(coming)).astype(float)
+            if plan.block is not None:
+                return cls._blocks(table, max(plan.block, math.ceil(n / UNITS))), table.mean(0)
             _require(n, f"{n} row")
-            return cls(columns, np.ones(n), n, columns, np.ones(n))
+            return cls(table, np.ones(n), n, table, np.ones(n)), table.mean(0)
         label = np.arange(n) if plan.groups is None else _labels(plan.groups, n)
         units = int(label.max()) + 1
         _require(units, f"{units} group")
         if units > UNITS:
             label = (generator.permutation(units) % UNITS)[label]
         sizes = np.bincount(label).astype(float)
-        sums = np.stack([np.bincount(label, weights=column) for column in columns.T], axis=1)
-        return cls(sums, sizes, len(sums), sums, sizes)
+        sums = np.stack([np.bincount(label, weights=column) for column in coming], axis=1)
+        return cls(sums, sizes, len(sums), sums, sizes), sums.sum(0) / n
 
     @classmethod
     def _blocks(cls, columns: np.ndarray, block: int) -> "_Units":
@@ -260,11 +276,15 @@ def _bca(value: np.ndarray, drawn: np.ndarray, kept: np.ndarray, confidence: flo
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """The columns (n, q) of an evaluation, and its scores (*b, p) as a function of their means (*b, q)."""
+    """The q columns (n,) of an evaluation, each made when it is asked for, and scores (*b, p) of means (*b, q)."""
 
     names: tuple[str, ...]
-    columns: np.ndarray
+    parts: tuple[Callable[[], np.ndarray], ...]
     scores: Statistic
+
+    @property
+    def columns(self) -> Iterator[np.ndarray]:
+        return (column for part in self.parts for column in np.atleast_2d(part().T))
 
     @property
     def shares(self) -> list[int]:
@@ -284,26 +304,23 @@ def _pair(one: Evaluation | ClassEvaluation, other: Evaluation | ClassEvaluation
 
 def _table(evaluation: Evaluation | ClassEvaluation) -> _Table:
     if isinstance(evaluation, ClassEvaluation):
-        losses = np.stack([evaluation.losses, evaluation.squares, evaluation.right])
-        return _Table(("log_loss", "brier", "accuracy"), losses.T, lambda means: means)
-    e = evaluation
-    error, centred = e.y - e.mean, e.y - np.median(e.y, axis=0)
-    below, above = e.y - e.low, e.y - e.high
-    tail = (1 - LEVEL) / 2
-    parts = {
-        "rmse": error**2,
-        "mae": np.abs(error),
-        "r2": centred**2,
-        "nll": e.nll,
-        "crps": e.crps,
-        "interval90": e.interval,
-        "coverage90": np.where(np.isnan(e.pit), np.nan, np.abs(2 * e.pit - 1) <= LEVEL),
-        "sharpness90": e.high - e.low,
-        "quantile05": below * (tail - (below < 0)),
-        "quantile95": above * (1 - tail - (above < 0)),
+        losses = (lambda: evaluation.losses, lambda: evaluation.squares, lambda: evaluation.right)
+        return _Table(("log_loss", "brier", "accuracy"), losses, lambda means: means)
+    e, tail = evaluation, (1 - LEVEL) / 2
+    middle = np.median(e.y, axis=0)
+    parts: dict[str, Callable[[], np.ndarray]] = {
+        "rmse": lambda: (e.y - e.mean) ** 2,
+        "mae": lambda: np.abs(e.y - e.mean),
+        "r2": lambda: (e.y - middle) ** 2,
+        "nll": lambda: e.nll,
+        "crps": lambda: e.crps,
+        "interval90": lambda: e.interval,
+        "coverage90": lambda: np.where(np.isnan(e.pit), np.nan, np.abs(2 * e.pit - 1) <= LEVEL),
+        "sharpness90": lambda: e.high - e.low,
+        "quantile05": lambda: (e.y - e.low) * (tail - (e.y < e.low)),
+        "quantile95": lambda: (e.y - e.high) * (1 - tail - (e.y < e.high)),
     }
     m = e.y.shape[1]
-    columns = np.concatenate([*(part.T for part in parts.values()), centred.T]).T
 
     def scores(means: np.ndarray) -> np.ndarray:
         each = means.reshape(*means.shape[:-1], len(parts) + 1, m)
@@ -313,4 +330,4 @@ def _table(evaluation: Evaluation | ClassEvaluation) -> _Table:
         values[..., 0, :], values[..., 2, :] = np.sqrt(square), share
         return values.mean(-1)
 
-    return _Table(tuple(parts), columns, scores)
+    return _Table(tuple(parts), (*parts.values(), lambda: e.y - middle), scores)

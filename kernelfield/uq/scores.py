@@ -134,7 +134,7 @@ class Evaluation:
 
     def output(self, index: int) -> "Evaluation":
         """The evaluation of one output, with arrays of shape (n, 1)."""
-        columns = {field.name: getattr(self, field.name)[:, [index]] for field in fields(self)}
+        columns = {field.name: getattr(self, field.name)[:, index : index + 1] for field in fields(self)}
         return Evaluation(**columns)
 
     def rows(self, chosen: np.ndarray) -> "Evaluation":

@@ -190,7 +190,7 @@ def test_blocks_of_a_series_find_the_standard_error_that_rows_alone_miss():
 
 def test_draws_of_blocks_are_the_means_of_rows_that_follow_each_other_around_the_end():
     data = np.random.default_rng(1).normal(size=(20, 2))
-    drawn = np.concatenate(list(_Units.of(data, Resampling(block=3), None).drawn(50, np.random.default_rng(4))))
+    drawn = np.concatenate(list(_Units.of(data.T, Resampling(block=3), None)[0].drawn(50, np.random.default_rng(4))))
     starts = np.random.default_rng(4).integers(20, size=(50, 7))
     rows = (starts[:, :, None] + np.arange(3)) % 20
     np.testing.assert_allclose(drawn, data[rows.reshape(50, -1)].mean(1), rtol=1e-10)
@@ -199,11 +199,11 @@ def test_draws_of_blocks_are_the_means_of_rows_that_follow_each_other_around_the
 def test_there_are_no_more_units_than_the_rule_says_and_they_are_of_equal_size():
     data = np.random.default_rng(1).normal(size=(3 * UNITS + 7, 1))
     for groups in (None, np.arange(len(data)) // 2):
-        units = _Units.of(data, Resampling(groups=groups), np.random.default_rng(0))
+        units, _ = _Units.of(data.T, Resampling(groups=groups), np.random.default_rng(0))
         assert len(units.sums) == units.count == UNITS
         assert units.sizes.max() - units.sizes.min() <= 2 and units.sizes.sum() == len(data)
         assert units.sums.sum() == pytest.approx(data.sum())
-    assert _Units.of(data, Resampling(block=2), None).count <= UNITS
+    assert _Units.of(data.T, Resampling(block=2), None)[0].count <= UNITS
 
 
 def test_a_share_of_all_rows_has_the_exact_interval_where_no_draw_differs():
