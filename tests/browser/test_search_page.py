@@ -1,21 +1,13 @@
 """The page of an optimisation in a real browser: what it shows, and that it asks nothing of the network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pytest
 
 from tests.uq.courses import course, report, slices
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
-
-CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
-QUIET = ("background-networking", "component-update", "sync")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", *(f"--disable-{what}" for what in QUIET)]
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; apt-get install chromium")
 
 COURSES = {
     "constrained": course(60, constrained=True, failing=0.1),
@@ -26,14 +18,6 @@ COURSES = {
 }
 QUICK = ("constrained", "nothing finished")
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in COURSES]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -49,30 +33,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return path
 
     return file
-
-
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Any]:
-    """A function that opens a file; in the end its page must have asked for nothing else and complained of nothing."""
-    heard: list[str] = []
-    asked: list[str] = []
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-
-    def go(path: Path, **emulated: str) -> Any:
-        page = context.new_page()
-        page.on("console", lambda message: heard.append(message.text))
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.emulate_media(**emulated)
-        page.goto(path.as_uri())
-        go.expected.append(path.as_uri())
-        return page
-
-    go.expected = []
-    yield go
-    context.close()
-    assert heard == []
-    assert asked == go.expected
 
 
 def widths(page: Any) -> tuple[int, int]:
