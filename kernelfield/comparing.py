@@ -189,7 +189,7 @@ def _contender(one: Entry, trials: Sequence[Measured]) -> Contender:
 
 def _notes(one: Entry, trials: Sequence[Measured]) -> Iterator[str]:
     """Each sentence once, with the folds that have it where not all do."""
-    n, (least, most) = min(trial.report.n_train for trial in trials), one.rows
+    n, (least, most) = min(trial.report.n_train or 0 for trial in trials), one.rows
     if not least <= n <= most:
         ends = f"{least:,} to {most:,}" if most < ANY else f"{least:,} or more"
         yield f"it is meant for {ends} rows and learned from {n:,}"

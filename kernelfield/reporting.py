@@ -7,6 +7,7 @@ at, rows from elsewhere, other models of the same rows, and what recalibration w
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,7 @@ def examine(
             what = f"{name} predicts {listed(rival.targets)} and {model.name} {listed(model.targets)}"
             raise ValueError(f"{what}; compare models of the same kind and target")
     result = model.report(held, notes, tick, **made)
-    others = {name: rival.report(held).evaluation for name, rival in (rivals or {}).items()}
+    others: dict[str, Any] = {name: rival.report(held).evaluation for name, rival in (rivals or {}).items()}
     if question.outside is not None:
         rows = replace(rows, outside=model.doubt(question.outside))
     if isinstance(result, ClassReport):
@@ -108,7 +109,7 @@ def examine_predictions(
     said = set(layout.columns(frame))
     rows = question.rows(frame[[column for column in frame if column not in said]])
     tables = {name: frame, **(rivals or {})}
-    named = {"model": name, "provenance": provenance or {}, "notes": notes}
+    named: dict[str, Any] = {"model": name, "provenance": provenance or {}, "notes": notes}
     if layout.proba is not None:
         return _of_classes(layout, tables, question, rows, named)
     arrays, y = layout.arrays(frame), layout.values(frame)
@@ -125,10 +126,10 @@ def examine_predictions(
     )
 
 
-def some(arrays: Mapping[str, object], index: np.ndarray) -> dict[str, object]:
+def some(arrays: Mapping[str, Any], index: np.ndarray) -> dict[str, Any]:
     """Some of the rows of the arrays that a layout gave."""
 
-    def take(name: str, value: object) -> object:
+    def take(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {level: column[index] for level, column in value.items()}
         values = np.asarray(value)
@@ -153,7 +154,7 @@ def _deviations(layout: Layout, frame: pd.DataFrame) -> np.ndarray:
 
 
 def _of_classes(
-    layout: Layout, tables: Mapping[str, pd.DataFrame], question: Question, rows: Rows, named: dict[str, object]
+    layout: Layout, tables: Mapping[str, pd.DataFrame], question: Question, rows: Rows, named: dict[str, Any]
 ) -> ClassReport:
     (first, frame), *others = tables.items()
     labels, proba, came = layout.classes(frame)

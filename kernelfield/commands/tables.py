@@ -29,6 +29,7 @@ from kernelfield.core.files import require_writable_folder, write_whole
 from kernelfield.data.tables import Problem, listed, read_table, require_kind, separate, text_columns, write_table
 from kernelfield.estimators.persistence import require_savable
 from kernelfield.progress import bar, status
+from kernelfield.reporting import examine
 from kernelfield.tabular import Provenance, TableClassifier, TableModel, Tabular, load_table, split
 from kernelfield.uq.class_report import ClassReport
 from kernelfield.uq.record import provenance
@@ -54,7 +55,7 @@ def demo(output_dir: DemoFolder = Path("kernelfield-demo")) -> None:
             for name in DEMO:
                 made = {**provenance(seed=0), "data": "diabetes (scikit-learn)", "test_share": str(TEST_SHARE)}
                 model, notes = TableModel.fit(train, name, 0, made)
-                reports.append(model.report(test, notes))
+                reports.append(examine(model, test, notes=notes))
                 tick(1)
         best = min(reports, key=lambda one: one.evaluation.scores()["nll"])
         write_whole(page, best.to_html())
@@ -161,8 +162,8 @@ def _fit(kind: type[Tabular], train: Problem, name: str, seed: int, made: Proven
     return model, notes
 
 
-def _measure(model: Tabular, held: Problem, notes: list[str], **made: str) -> Report | ClassReport:
+def _measure(model: Tabular, held: Problem, notes: list[str]) -> Report | ClassReport:
     with bar(err, "testing", len(held.features)) as tick:
-        result = model.report(held, notes, tick, **made)
+        result = examine(model, held, notes=notes, tick=tick)
     say(*result.notes[len(notes) :])
     return result

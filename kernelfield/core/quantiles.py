@@ -112,13 +112,14 @@ class Quantiles(Posterior):
         return zeroth, first, zeroth - torch.cat([zero, inner * density, zero]).diff()
 
     def draw(self, z: Tensor) -> Tensor:
-        return self._at(z.unflatten(-1, self.values.shape[-3:-1]))
+        return self.at_score(z.unflatten(-1, self.values.shape[-3:-1]))
 
     def quantile(self, p: float) -> Tensor:
         level = torch.tensor(p, dtype=torch.float64)
-        return self._at(torch.special.ndtri(level).to(self.values).expand(self.values.shape[:-1]))
+        return self.at_score(torch.special.ndtri(level).to(self.values).expand(self.values.shape[:-1]))
 
-    def _at(self, z: Tensor) -> Tensor:
+    def at_score(self, z: Tensor) -> Tensor:
+        """The value whose level has the normal score z."""
         piece = torch.bucketize(z.contiguous(), self.scores[1:-1].contiguous(), right=True)
         return _taken(self.values, piece) + _taken(self.slopes, piece) * (z - self.scores[piece])
 
@@ -158,9 +159,8 @@ class Quantiles(Posterior):
 
 def _taken(values: Tensor, index: Tensor) -> Tensor:
     """The entries of values (*b, k) at index (*s, *b)."""
-    shape = torch.broadcast_shapes(values.shape[:-1], index.shape)
-    index = index.expand(shape).unsqueeze(-1)
-    return values.expand(*shape, values.shape[-1]).gather(-1, index).squeeze(-1)
+    index, _ = torch.broadcast_tensors(index, values[..., 0])  # broadcast_shapes would import sympy
+    return values.expand(*index.shape, values.shape[-1]).gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
 
 def rearranged(values: Tensor) -> Tensor:
@@ -170,6 +170,27 @@ def rearranged(values: Tensor) -> Tensor:
     tensor([0., 1., 2.])
     """
     return values.sort(-1).values
+
+
+def correction(residuals: Tensor, levels: Tensor, weight: Tensor) -> Tensor:
+    """What to add to quantiles (*b, k) for a share of each level of targets to lie below them.
+
+    It is the quantile of that level among the residuals y - q (*b, n, k) of n rows that the fit has not
+    seen, of weight (n,): of equal ones the r-th smallest has the level r / (n + 1), as among n + 1 that
+    are exchangeable. Between them it is interpolated, and beyond them it is the last.
+
+    Source: Romano, Patterson & Candes (2019), "Conformalized Quantile Regression", here for one end.
+
+    >>> correction(torch.tensor([[3.0], [1.0], [2.0]]), torch.tensor([0.75]), torch.ones(3))
+    tensor([3.])
+    """
+    ordered, order = residuals.sort(-2)
+    mass = (weight / weight.mean())[order]
+    place = (mass.cumsum(-2) + (1 - mass) / 2) / (len(weight) + 1)
+    index = (place < levels).sum(-2, keepdim=True).clamp(1, len(weight) - 1)
+    (low, start), (high, end) = ([t.gather(-2, i) for t in (ordered, place)] for i in (index - 1, index))
+    share = ((levels - start) / torch.where(end > start, end - start, 1.0)).clamp(0, 1)
+    return (low + share * (high - low)).squeeze(-2)
 
 
 def crossed(values: Tensor) -> float:

@@ -16,6 +16,7 @@ from kernelfield.core.posterior import Posterior
 from kernelfield.models.conditioned import FittedProcess
 from kernelfield.models.expansion import FittedExpansion
 from kernelfield.models.grid import FittedGrid
+from kernelfield.models.quantile import FittedQuantileProcess
 from kernelfield.models.student_noise import FittedRobustProcess
 from kernelfield.models.tensor import FittedTensor
 from kernelfield.models.warped import FittedWarped
@@ -141,7 +142,7 @@ class Scaled(Surrogate):
                     torch.as_tensor(value).to(square) * self.to_model_X.scale[int(kernel.split(".")[1])]
                 ).tolist()
             elif last == "lengthscale" and isinstance(
-                self.inner, FittedProcess | FittedRobustProcess | FittedGrid | FittedExpansion
+                self.inner, FittedProcess | FittedRobustProcess | FittedGrid | FittedExpansion | FittedQuantileProcess
             ):
                 scale = self.to_model_X.scale
                 if isinstance(self.inner, FittedGrid):  # "axes.1.lengthscale" and what is inside such a kernel

@@ -14,8 +14,16 @@ ridge, then the similarity. The kernels in the race are those with lengthscales 
 and with the ones that a Gaussian process of the same data learns, which sees the mean alone. The
 ridge stands beside a sum over rows, not a mean, and what is best on some rows is so on more.
 
+At the rows of the fit the share t_j of targets lies below the quantile of level t_j, whatever the ridge,
+for the functions come near to those very targets; elsewhere too few do. So in the end each offset is
+moved by the quantile of its level among y - f_j - b_j at rows left out, as the ends of an interval are in
+conformalised quantile regression; the residuals come from fits that lack a part of the rows, as in CV+.
+With n of them the r-th smallest has the level r / (n + 1).
+
 Sources: Takeuchi, Le, Sears & Smola (2006), "Nonparametric Quantile Estimation"; Sangnier, Fercoq &
-d'Alche-Buc (2016), "Joint quantile regression in vector-valued RKHSs".
+d'Alche-Buc (2016), "Joint quantile regression in vector-valued RKHSs"; Romano, Patterson & Candes (2019),
+"Conformalized Quantile Regression"; Barber, Candes, Ramdas & Tibshirani (2021), "Predictive Inference with
+the Jackknife+".
 """
 
 import math
@@ -29,16 +37,17 @@ from torch import Tensor
 
 from kernelfield.core.contracts import Data, Model, Surrogate
 from kernelfield.core.numerics import NotConverged, require_room, threads_for
-from kernelfield.core.quantiles import Quantiles, crossed, rearranged, reordered, require_noise
+from kernelfield.core.quantiles import Quantiles, correction, crossed, rearranged, reordered, require_noise
 from kernelfield.models.covariance import matrix, named_values
 from kernelfield.models.pinball import Fitted, Spectrum, pinball, solve
 from kernelfield.models.process import Process
 from kernelfield.models.search import SUBSET, kernel_for, sample
 
 LEVELS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975, 0.99)
-RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # the last for targets all but noiseless
 SIMILARITIES = (10.0, 1.0, 0.1, 100.0)  # the first is that of the race of kernels and ridges
 ROUGH = 1e-2  # the tolerance of a solution whose losses are compared
+WORSE = 1  # ridges in a row that may do worse than a larger one, before smaller ones, which take longer, are left
 LOOSE = 1e-2  # an error above this is worth a warning
 THIN = 1e-4  # of the spread of the targets: the least standard deviation of a law, which thus has a density
 BUFFERS = 4  # n x n matrices alive at once: the kernel, its eigenvectors and what finds them
@@ -54,6 +63,8 @@ class QuantileProcess(Model):
     ridge : the factor of half the squared norm, for targets of unit spread; None chooses it.
     similarity : of levels, see the module docstring; None chooses it.
     folds : parts of at most 512 rows, each of which is left out once for a choice.
+    parts : of all rows, which are left out in turn, until 512 rows have been, to move the offsets; None
+        leaves them where they are best at the rows of the fit.
     tolerance : of the optimality conditions, in slopes of a row's loss and in spreads of the targets.
     sweeps : of the solver, at most.
 
@@ -75,6 +86,7 @@ class QuantileProcess(Model):
     ridge: float | None = None
     similarity: float | None = None
     folds: int = 3
+    parts: int | None = 10
     tolerance: float = 1e-3
     sweeps: int = 2000
 
@@ -88,24 +100,25 @@ class QuantileProcess(Model):
             kernel, ridge, similarity = self._choice(inside, levels, generator)
             K, size = _gram(kernel, data.X)
             B = closeness(levels, similarity)
-            found = solve(
-                Spectrum.of(K),
-                Spectrum.of(B),
-                levels,
-                *_targets(inside),
-                ridge,
-                tolerance=self.tolerance,
-                sweeps=self.sweeps,
-            )
+            found = self._solved(Spectrum.of(K), Spectrum.of(B), levels, *_targets(inside), ridge)
+            moved = self._moved(K, B, levels, *_targets(inside), ridge, generator)
         if found.error > max(LOOSE, self.tolerance):
             warnings.warn(
                 f"the quantiles are {found.error:.2g} from optimal after {found.sweeps} sweeps; raise sweeps or ridge",
                 NotConverged,
                 stacklevel=2,
             )
-        part = found.coefficients @ B * spread[:, None, None] / (ridge * size)
+        part, offsets = found.coefficients @ B / (ridge * size), found.offsets + moved
         fitted = FittedQuantileProcess(
-            kernel, data.X, part, found.offsets * spread[:, None], levels, spread, ridge, similarity, found.error
+            kernel,
+            data.X,
+            part * spread[:, None, None],
+            offsets * spread[:, None],
+            levels,
+            spread,
+            ridge,
+            similarity,
+            found.error,
         )
         return fitted.counted()
 
@@ -123,6 +136,8 @@ class QuantileProcess(Model):
                 f"{n} rows are too few to leave out {self.folds} folds; give {2 * self.folds} rows, or ridge and "
                 "similarity"
             )
+        if self.parts is not None and not 2 <= self.parts <= n:
+            raise ValueError(f"parts must be from 2 to the number of rows, {n}, got {self.parts}; None moves no offset")
         if not self.tolerance > 0 or self.sweeps < 1:
             raise ValueError(
                 f"tolerance must be positive and sweeps at least 1, got {self.tolerance} and {self.sweeps}"
@@ -163,36 +178,64 @@ class QuantileProcess(Model):
         ridges: Sequence[float],
         similarities: Sequence[float],
     ) -> Tensor:
-        """The pinball loss of rows left out for each ridge, then for each similarity."""
+        """The pinball loss of rows left out for each ridge, then for each similarity; infinite if not tried."""
         K, _ = _gram(kernel, data.X)
         Y, weight = _targets(data)
-        losses = torch.zeros(len(similarities), len(ridges))
+        folds = []
         for fold in range(self.folds):
             kept, left = (part != fold).nonzero()[:, 0], (part == fold).nonzero()[:, 0]
-            inputs = Spectrum.of(K[kept[:, None], kept])
-            for i, similarity in enumerate(similarities):
-                B = closeness(levels, similarity)
-                among, found = Spectrum.of(B), None
-                for j, ridge in enumerate(ridges):
-                    found = solve(
-                        inputs,
-                        among,
-                        levels,
-                        Y[kept],
-                        weight[kept],
-                        ridge,
-                        tolerance=max(ROUGH, self.tolerance),
-                        sweeps=self.sweeps,
-                        start=found,
-                    )
-                    losses[i, j] += _loss(found, K[left[:, None], kept] / ridge, B, levels, Y[left], weight[left])
+            folds.append((kept, left, Spectrum.of(K[kept[:, None], kept])))
+        losses = torch.full((len(similarities), len(ridges)), math.inf)
+        for i, similarity in enumerate(similarities):
+            B = closeness(levels, similarity)
+            among = Spectrum.of(B)
+            found: list[Fitted | None] = [None] * self.folds
+            for j, ridge in enumerate(ridges):
+                loss = 0.0
+                for fold, (kept, left, inputs) in enumerate(folds):
+                    one = self._solved(inputs, among, levels, Y[kept], weight[kept], ridge, ROUGH, found[fold])
+                    gap = Y[left].mT.unsqueeze(-1) - rearranged(_values(one, K[left[:, None], kept] / ridge, B))
+                    loss += float((weight[left, None] * pinball(gap, levels)).sum())
+                    found[fold] = one
+                losses[i, j] = loss
+                if losses[i, : j + 1].argmin() < j - WORSE:
+                    break
         return losses.flatten()
 
+    def _moved(
+        self, K: Tensor, B: Tensor, levels: Tensor, Y: Tensor, weight: Tensor, ridge: float, generator: torch.Generator
+    ) -> Tensor:
+        """How far offsets (m, k) have to move for the shares of rows left out that lie below."""
+        if self.parts is None:
+            return levels.new_zeros(Y.shape[1], len(levels))
+        among, residuals, rows = Spectrum.of(B), [], []
+        for left in torch.randperm(len(Y), generator=generator).to(Y.device).tensor_split(self.parts):
+            kept = torch.ones_like(weight, dtype=torch.bool).index_fill(0, left, False).nonzero()[:, 0]
+            found = self._solved(Spectrum.of(K[kept[:, None], kept]), among, levels, Y[kept], weight[kept], ridge)
+            residuals.append(Y[left].mT.unsqueeze(-1) - _values(found, K[left[:, None], kept] / ridge, B))
+            rows.append(left)
+            if sum(map(len, rows)) >= SUBSET:
+                break
+        return correction(torch.cat(residuals, 1), levels, weight[torch.cat(rows)])
 
-def _loss(found: Fitted, cross: Tensor, B: Tensor, levels: Tensor, Y: Tensor, weight: Tensor) -> float:
-    """The sum of the losses of rows with Y (q, m) and the kernel (q, n) with the rows of the fit."""
-    values = rearranged(cross @ found.coefficients @ B + found.offsets[:, None])
-    return float((weight[:, None] * pinball(Y.mT.unsqueeze(-1) - values, levels)).sum())
+    def _solved(
+        self,
+        inputs: Spectrum,
+        among: Spectrum,
+        levels: Tensor,
+        Y: Tensor,
+        weight: Tensor,
+        ridge: float,
+        tolerance: float = 0.0,
+        start: Fitted | None = None,
+    ) -> Fitted:
+        least = max(tolerance, self.tolerance)
+        return solve(inputs, among, levels, Y, weight, ridge, tolerance=least, sweeps=self.sweeps, start=start)
+
+
+def _values(found: Fitted, cross: Tensor, B: Tensor) -> Tensor:
+    """Quantiles (m, q, k) at rows whose kernel with those of the fit, by the ridge, is cross (q, n)."""
+    return cross @ found.coefficients @ B + found.offsets[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +277,9 @@ class FittedQuantileProcess(Surrogate):
         return replace(self, crossed=crossed(self.quantiles(self.X)))
 
     def hyperparameters(self) -> dict[str, float | list[float]]:
-        return {**named_values(self.kernel), "ridge": self.ridge, "similarity": self.similarity}
+        values = named_values(self.kernel)
+        values.pop("outputscale", None)  # the size of the kernel, on which nothing depends
+        return {**values, "ridge": self.ridge, "similarity": self.similarity}
 
     def notes(self) -> list[str]:
         return reordered(self.crossed)

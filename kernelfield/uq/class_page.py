@@ -10,6 +10,7 @@ from kernelfield.uq.calibration import band
 from kernelfield.uq.class_calibration import kolmogorov, selective_risk, spiegelhalter
 from kernelfield.uq.class_report import ClassReport
 from kernelfield.uq.classes import Reliability
+from kernelfield.uq.diagnosis.counts import stated
 from kernelfield.uq.diagnosis.outside import entropy
 from kernelfield.uq.markup import figure
 from kernelfield.uq.page import compared, fill, shown_columns
@@ -65,8 +66,8 @@ def _calibrated(report: ClassReport) -> Section:
     words = (
         f"Were the probabilities right, chance alone would give a calibration error between "
         f"{number(null['ece_null_low'], '{:.1%}')} and {number(null['ece_null_high'], '{:.1%}')} in nine cases of ten. "
-        f"Two tests without bins: p = {number(spiegelhalter(evaluation).p_value)} (Spiegelhalter) and "
-        f"p = {number(kolmogorov(evaluation).p_value)} (Kolmogorov-Smirnov)."
+        f"Two tests without bins: {stated(spiegelhalter(evaluation).p_value)} (Spiegelhalter) and "
+        f"{stated(kolmogorov(evaluation).p_value)} (Kolmogorov-Smirnov)."
     )
     return Section("Calibration", [words], figures)
 
@@ -104,7 +105,7 @@ def _mended(report: ClassReport) -> Iterator[Section]:
     for one in report.remedies:
         scores = one.evaluation.scores()
         cells = (one.name, scores["log_loss"], scores["brier"], number(scores["ece"], "{:.1%}"))
-        rows.append(line(*cells, flag=one.name == report.advised))
+        rows.append(line(*cells, chosen=one.name == report.advised))
     words = (
         f"Recommended: {report.advised}."
         if report.advised

@@ -141,7 +141,8 @@ def conditional(
         figures = (group.share, low, high, group.count, group.promised)
         words = f"{said} ({stated(column.adjusted)} for all groups of the column).{also}"
         if found and worst is not None:
-            words += f" {worst.sentence}"
+            those = f"of {worst.count:,} rows with {worst.words} that the search had not seen"
+            words += f" The worst group: {worst.coverage:.1%} {those}."
         return _failing(where, words, figures)
     if found and worst is not None:
         figures = (worst.coverage, worst.low, worst.high, worst.count, worst.promised)

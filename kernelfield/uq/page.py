@@ -8,6 +8,7 @@ import numpy as np
 from kernelfield.uq import report_plots, sections
 from kernelfield.uq.bootstrap import Interval
 from kernelfield.uq.calibration import Calibration
+from kernelfield.uq.diagnosis.counts import stated
 from kernelfield.uq.lights import Verdict
 from kernelfield.uq.markup import figure, written
 from kernelfield.uq.paired import Paired
@@ -82,7 +83,8 @@ def in_short(verdicts: Sequence[Verdict]) -> str:
     if not asked:
         return "Nothing could be judged: see what is missing below."
     if not bad:
-        return f"Nothing speaks against these predictions: {len(asked)} of {len(asked)} questions have a good answer.{rest}"
+        good = f"{len(asked)} of {len(asked)} questions have a good answer"
+        return f"Nothing speaks against these predictions: {good}.{rest}"
     return f"Do not rely on these predictions as they are: {bad} of {len(asked)} questions have a bad answer.{rest}"
 
 
@@ -170,13 +172,13 @@ def compared(pairs: Sequence[Paired]) -> Iterator[Section]:
             pair.model,
             number(pair.difference.value, "{:+.4g}"),
             ends(pair.difference, "{:+.4g}"),
-            pair.adjusted,
-            flag=pair.clear,
+            stated(pair.adjusted),
+            chosen=pair.clear and pair.difference.value < 0,
         )
         for pair in pairs
     ]
     caption = f"Mean difference in {pairs[0].loss} to {pairs[0].other}; below zero the other model is better."
-    heads = ("Model", "Difference", "95% interval", "p, adjusted")
+    heads = ("Model", "Difference", "95% interval", "By chance")
     yield Section("Other models", [pair.sentence for pair in pairs], (), [Table(caption, heads, rows)])
 
 
@@ -197,7 +199,7 @@ def mended(report: Report) -> Iterator[Section]:
             scores["sharpness90"],
             learned,
         )
-        rows.append(line(*cells, flag=one.name == name))
+        rows.append(line(*cells, chosen=one.name == name))
     words = (
         f"Recommended: {name}. `kernelfield calibrate MODEL --data ROWS --method {name} -o NEW` writes such a model."
         if name

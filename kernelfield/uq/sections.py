@@ -29,7 +29,7 @@ PERCENT = "{:.1%}"
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; a row is flagged where chance does not explain it."""
+    """Cells as text, row by row as `line` makes them."""
 
     caption: str
     headings: Sequence[str]
@@ -57,9 +57,9 @@ class Section:
     listing: Listing | None = None
 
 
-def line(*cells: object, flag: bool = False) -> dict[str, Any]:
-    """A row of a table."""
-    return {"cells": [number(cell) for cell in cells], "flag": flag}
+def line(*cells: object, flag: bool = False, chosen: bool = False) -> dict[str, Any]:
+    """A row of a table: flagged where something is wrong, or chosen."""
+    return {"cells": [number(cell) for cell in cells], "mark": "flag" if flag else "chosen" if chosen else ""}
 
 
 def calibrated(found: Calibration, prefix: str) -> Section:

@@ -3,13 +3,14 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 from scipy.integrate import quad
 from torch.testing import assert_close
 
-from kernelfield.core.quantiles import Quantiles, crossed, rearranged
+from kernelfield.core.quantiles import Quantiles, correction, crossed, rearranged
 from tests.laws import density_integrates_to_cdf, obeys_posterior_laws
 
 LEVELS = torch.tensor([0.03, 0.2, 0.4, 0.7, 0.95])
@@ -22,7 +23,9 @@ def skewed(m=1, batch=()):
 
 @pytest.mark.parametrize("shape", [{}, {"m": 2}, {"m": 2, "batch": (2,)}], ids=str)
 def test_laws(shape):
-    obeys_posterior_laws(skewed(**shape))
+    law = skewed(**shape)
+    obeys_posterior_laws(law)
+    obeys_posterior_laws(law.affine(torch.tensor([0.5, 4.0])[: shape.get("m", 1)], torch.tensor([3.0])))
 
 
 def test_density_is_the_slope_of_the_cdf():
@@ -110,6 +113,37 @@ def test_rearranged_quantiles_are_those_of_draws_that_cross():
     assert crossed(crossing) > 0.2 and crossed(sorted_) == 0
     assert ((sorted_ - truth).square().mean() < (crossing - truth).square().mean()).item()
     assert_close(sorted_.mean(), crossing.mean())
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_a_correction_is_numpy_s_quantile_of_the_type_weibull(weight):
+    levels, residuals = torch.tensor([0.01, 0.1, 0.37, 0.5, 0.9, 0.99]), torch.randn(2, 30, 6)
+    found = correction(residuals, levels, torch.full((30,), weight))
+    for j, level in enumerate(levels.tolist()):
+        expected = np.quantile(residuals[..., j], level, axis=1, method="weibull")
+        assert_close(found[:, j], torch.as_tensor(expected))
+
+
+def test_weights_of_a_correction_are_repetitions_where_rows_are_many():
+    residuals, weight = torch.randn(2000, 1), torch.arange(2000) % 3 + 1
+    levels = torch.tensor([0.2])
+    repeated = correction(residuals.repeat_interleave(weight, 0), levels, torch.ones(int(weight.sum())))
+    # Places differ by parts of one row in 2000, and residuals there by about 1 / 2000 over the density of 0.28.
+    assert_close(correction(residuals, levels, weight.double()), repeated, atol=0.01, rtol=0)
+    plain = correction(torch.cat([residuals[:1000], residuals[1000:] + 1]), levels, torch.ones(2000))
+    heavy = correction(
+        torch.cat([residuals[:1000], residuals[1000:] + 1]), levels, 1 + 9.0 * (torch.arange(2000) > 999)
+    )
+    assert (heavy > plain + 0.1).all()
+
+
+def test_a_corrected_quantile_holds_its_share_of_new_values_exactly():
+    """The new value is one of n + 1 that are exchangeable: at level r / (n + 1) it lies below with that probability."""
+    values = torch.randn(19, 40_000, generator=torch.Generator().manual_seed(3))
+    levels = torch.tensor([2, 17]) / 19
+    moved = correction(values[:18].T.unsqueeze(-1).expand(-1, -1, 2), levels, torch.ones(18))
+    share = (values[18][:, None] < moved).double().mean(0)
+    assert_close(share, levels, atol=6 * 0.31 / 200, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from kernelfield.core.mixing import InverseGamma
 from kernelfield.estimators.scaling import Affine, Scaled
 from kernelfield.kernels.stationary import Matern
 from kernelfield.models.process import Process
+from kernelfield.models.quantile import QuantileProcess
 from kernelfield.models.random_features import RandomFeatureProcess
 
 
@@ -116,6 +117,15 @@ def test_hyperparameters_in_the_units_of_the_user_make_the_same_process() -> Non
     at = seen.X + 0.001
     assert_close(direct.posterior(at).mean + shift, standard.posterior(at).mean, rtol=1e-8, atol=1e-8)
     assert_close(direct.posterior(at).variance, standard.posterior(at).variance, rtol=1e-6, atol=1e-6)
+
+
+def test_lengthscales_of_quantiles_are_in_the_units_of_the_user() -> None:
+    kernel = RBFKernel(ard_num_dims=2)
+    kernel.lengthscale = torch.tensor([0.5, 2.0])
+    surrogate = scaled(QuantileProcess(kernel, ridge=1.0, similarity=1.0), data())
+    found, expected = surrogate.hyperparameters(), torch.tensor([0.5, 2.0]) * surrogate.to_model_X.scale
+    assert found["lengthscale"] == pytest.approx(expected.tolist())
+    assert (found["ridge"], found["similarity"]) == (1.0, 1.0)
 
 
 def test_noise_has_a_value_for_each_output() -> None:

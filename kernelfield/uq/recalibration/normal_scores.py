@@ -4,7 +4,7 @@
 
 A value ten deviations out has a level that rounds to one, and the normal score 10. So both tails
 are computed from the smaller of F and 1 - F, where the family of the law allows it: exactly for
-Gaussians, to |t| = 37 for scale mixtures and mixtures of Gaussians, and to |t| = 8 for others.
+Gaussians and laws by quantiles, to |t| = 37 for scale mixtures and mixtures of Gaussians, and to |t| = 8 for others.
 
 Shapes: y and t broadcast with the law's (*b, n, m).
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 from kernelfield.core.mixing import Unit
 from kernelfield.core.pathwise import Pathwise
 from kernelfield.core.posterior import Draws, Elliptical, Posterior
+from kernelfield.core.quantiles import Quantiles
 
 FARTHEST = 37.0  # Phi(-38) is not a normal double
 HALVINGS = 60  # of a bracket: to below double rounding
@@ -47,6 +48,8 @@ def normal_score(law: Posterior, y: Tensor) -> Tensor:
             return law.normal_score(y)
         case Pathwise():
             return normal_score(law.law, y)
+        case Quantiles():
+            return law.score(y).clamp(-FARTHEST, FARTHEST)  # infinite beside an atom at the end
         case Elliptical(mixing=Unit()):
             return (y - law.loc) / law.spread
         case Elliptical():
@@ -76,6 +79,8 @@ def at_normal_score(law: Posterior, t: Tensor) -> Tensor:
             return law.at_normal_score(t)
         case Pathwise():
             return at_normal_score(law.law, t)
+        case Quantiles():
+            return law.at_score(t)
         case Elliptical(mixing=Unit()):
             return law.loc + law.spread * t
         case Elliptical():

@@ -2,8 +2,8 @@
 
     g = mean + shift + factor (f - mean)
 
-Elliptical laws, sets of functions, histograms and sums with Student-t noise are closed under it, so
-that a Gaussian stays one, its joint covariance scaled by factor^2; any other law is wrapped.
+Elliptical laws, sets of functions, histograms, quantiles and sums with Student-t noise are closed under it,
+so that a Gaussian stays one, its joint covariance scaled by factor^2; any other law is wrapped.
 """
 
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from torch import Tensor
 from kernelfield.core.convolved import Convolved
 from kernelfield.core.pathwise import Pathwise
 from kernelfield.core.posterior import Binned, Draws, Elliptical, Posterior
+from kernelfield.core.quantiles import Quantiles
 from kernelfield.uq.recalibration.normal_scores import Scored, at_normal_score, normal_score
 
 
@@ -43,6 +44,10 @@ def stretched(law: Posterior, factor: Tensor, shift: Tensor) -> Posterior:
             centre = law.mean.unsqueeze(-1)
             edges = centre + shift[:, None] + factor[:, None] * (law.edges - centre)
             return replace(law, edges=edges)
+        case Quantiles():
+            centre = law.mean.unsqueeze(-1)
+            values = centre + shift[:, None] + factor[:, None] * (law.values - centre)
+            return replace(law, values=values, point=None if law.point is None else law.point + shift)
     return Stretched(law, factor, shift)
 
 

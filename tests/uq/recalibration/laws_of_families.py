@@ -6,6 +6,7 @@ from kernelfield.core.convolved import Convolved
 from kernelfield.core.mixing import InverseGamma
 from kernelfield.core.pathwise import Linear, Pathwise
 from kernelfield.core.posterior import Binned, Draws, Elliptical, Posterior
+from kernelfield.core.quantiles import Quantiles
 from kernelfield.models.warped import Transformed
 from kernelfield.models.warps import YeoJohnson
 
@@ -56,9 +57,14 @@ def warped() -> Transformed:
     return Transformed(gaussian(), warp, torch.ones(OUTPUTS), torch.zeros(OUTPUTS))
 
 
+def quantiles() -> Quantiles:
+    values = (0.5 + torch.rand(POINTS, OUTPUTS, 4)).cumsum(-1) - 2.5
+    return Quantiles(torch.tensor([0.1, 0.4, 0.6, 0.95]), values, torch.randn(POINTS, OUTPUTS))
+
+
 FAMILIES = {
     make.__name__: make
-    for make in (gaussian, student, pathwise, members, one_function, histogram, noisy_process, warped)
+    for make in (gaussian, student, pathwise, members, one_function, histogram, noisy_process, warped, quantiles)
 }
 CLOSED = [name for name in FAMILIES if name != "warped"]
 
