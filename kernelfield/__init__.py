@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kernelfield.core.mixing import InverseGamma, Unit
     from kernelfield.core.mixing_density import Grid, LogDensity
     from kernelfield.core.mixing_laws import BetaPrime, BurrXII, Gamma, HalfCauchy, LogNormal
+    from kernelfield.estimators.calibrated import Calibrated
+    from kernelfield.estimators.calibrated_classifier import CalibratedClassifier
     from kernelfield.estimators.classifier import FieldClassifier
     from kernelfield.estimators.persistence import load, save
     from kernelfield.estimators.regressor import FieldRegressor
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from kernelfield.nets.smooth import Cos, Erf, Exp, ExpNormalized, Gabor, Gaussian, Gelu, Rbf, SigmoidLike, Sin
     from kernelfield.nets.taylor import linearize
     from kernelfield.nets.weights import redraw
+    from kernelfield.uq.class_report import ClassReport
+    from kernelfield.uq.report import Report
 
 __all__ = [
     "RBF",
@@ -78,6 +82,9 @@ __all__ = [
     "AvgPool",
     "BetaPrime",
     "BurrXII",
+    "Calibrated",
+    "CalibratedClassifier",
+    "ClassReport",
     "Concat",
     "Controlled",
     "Conv",
@@ -136,6 +143,7 @@ __all__ = [
     "Recurrent",
     "Relu",
     "Repeat",
+    "Report",
     "Residual",
     "ResidualModule",
     "Resize",
@@ -190,6 +198,9 @@ _HOMES = {
     "AvgPool": "nets.pooling",
     "BetaPrime": "core.mixing_laws",
     "BurrXII": "core.mixing_laws",
+    "Calibrated": "estimators.calibrated",
+    "CalibratedClassifier": "estimators.calibrated_classifier",
+    "ClassReport": "uq.class_report",
     "Concat": "nets.algebra",
     "Controlled": "nets.controlled",
     "Conv": "nets.conv",
@@ -249,6 +260,7 @@ _HOMES = {
     "Recurrent": "nets.recurrent",
     "Relu": "nets.rectifiers",
     "Repeat": "nets.algebra",
+    "Report": "uq.report",
     "Residual": "nets.algebra",
     "ResidualModule": "nets.convert",
     "Resize": "nets.resize",

@@ -234,7 +234,6 @@ class TableModel(Tabular):
             **self.described([*notes, *_of_test(encoded.notes)], seconds, **made),
         )
 
-
     def law(self, frame: pd.DataFrame, *, noise: bool = True) -> Posterior:
         """The law of y, or of f without noise, for the rows of a table together."""
         return self.estimator.posterior(self.encoding.apply(frame).frame, noise=noise)

@@ -103,9 +103,8 @@ def prescribed(name: str | None) -> list[str]:
     """What a recommended remedy comes to, in a sentence."""
     if name is None:
         return []
-    return [
-        f"Recalibrate: this improves predictions on rows that it has not seen (kernelfield calibrate --method {name})."
-    ]
+    way = f"kernelfield calibrate --method {name}"
+    return [f"Of the recalibrations that were tried, {name} does best on rows it has not seen ({way})."]
 
 
 def _halves(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -52,7 +52,7 @@ def test_everything_that_can_be_asked_is_answered_and_written(world: Path, tmp_p
     assert code == 0, said
     content = json.loads(record.read_text())
     jsonschema.validate(content, SCHEMA)
-    assert [one["name"] for one in content["outputs"][0]["columns"]][0] in ("site", "x", "day")
+    assert next(one["name"] for one in content["outputs"][0]["columns"]) in ("site", "x", "day")
     assert content["outputs"][0]["drift"]["count"] == content["n_test"] == 120
     assert content["outputs"][0]["outside"]["outside"] == 40
     assert content["comparison"][0]["model"] == str(world / "gp-linear")
