@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from kernelfield.data.columns import clock, columns
 from kernelfield.data.predictions import Layout
@@ -19,6 +20,7 @@ from kernelfield.tabular import Provenance, TableModel, Tabular, Tick, silent
 from kernelfield.uq.arrays import law_from
 from kernelfield.uq.class_report import ClassReport
 from kernelfield.uq.classes import ClassEvaluation
+from kernelfield.uq.joint import evaluate_blocks
 from kernelfield.uq.remedies import class_remedies, remedies
 from kernelfield.uq.report import Report
 from kernelfield.uq.rows import Rows
@@ -54,6 +56,7 @@ class Question:
 
 
 NOTHING = Question()
+TOGETHER = 400  # rows whose joint law is scored
 
 
 def examine(
@@ -87,7 +90,9 @@ def examine(
     assert isinstance(model, TableModel)
     evaluation = replace(result.evaluation, latent=model.latent(held.features))
     mended = remedies(lambda index: model.law(held.features.iloc[index]), evaluation.y)
-    return replace(result, evaluation=evaluation, rows=rows, others=others, remedies=mended)
+    few = held.features.iloc[:TOGETHER]
+    joint = evaluate_blocks(model.law(few), torch.as_tensor(evaluation.y[:TOGETHER]))
+    return replace(result, evaluation=evaluation, rows=rows, others=others, joint=joint, remedies=mended)
 
 
 def examine_predictions(

@@ -5,6 +5,8 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch.distributions import MultivariateNormal
 
 from kernelfield.data.predictions import Layout
 from kernelfield.data.tables import Problem, separate
@@ -48,6 +50,18 @@ def test_a_report_on_a_model_knows_groups_time_and_rows_from_elsewhere():
     assert made.parts[0].findings.split.aleatoric > 0.5  # noise is most of what is left near the rows of the fit
     assert (made.evaluation.latent < made.evaluation.std).all()
     assert [one.name for one in made.remedies] == ["as it is", "std", "isotonic"]
+
+
+def test_predictions_are_scored_together_too():
+    model, held = fitted(), problem(120, 1, "y", ["x", "site"])
+    made = examine(model, held)
+    law = model.law(held.features)
+    mean, covariance = law.mean.flatten(), law.covariance
+    y = torch.tensor(held.target["y"].to_numpy(copy=True))
+    parts = [slice(start, start + 20) for start in range(0, 120, 20)]
+    nll = [-MultivariateNormal(mean[i], covariance[i, i]).log_prob(y[i]).item() / 20 for i in parts]
+    np.testing.assert_allclose(made.joint.nll, nll, rtol=1e-8)
+    assert made.to_dict()["joint"]["sentence"].startswith("Taken together, values cost")
 
 
 def test_classes_are_examined_alike():

@@ -50,6 +50,8 @@ ORDER = 0.5  # of the variogram: Scheuerer & Hamill find it to tell most
 DRAWS = 256  # of a law whose expectations have no formula here: errors of 6% of a spread, less on average
 ENTRIES = 2**23  # of draws that are held at once
 CLEAR = 2.0  # standard errors beyond which a gain is called one
+SIZES = (20, 16, 15, 12, 10)  # points of a block in a report
+MOST = 500  # points of a block that has another size
 
 
 def evaluate_joint(
@@ -89,6 +91,23 @@ def evaluate_joint(
             "pit": mahalanobis_pit(parts, y, draws=draws, generator=generator) if enough else unknown,
         }
     return JointEvaluation(**{name: value.double().cpu().numpy() for name, value in columns.items()})
+
+
+def evaluate_blocks(law: Posterior, y: Tensor) -> "JointEvaluation | None":
+    """The same in blocks of some twenty points, for a report; None where a law has no joint rule or points are few.
+
+    >>> law = Elliptical(torch.zeros(40, 1), torch.eye(40))
+    >>> len(evaluate_blocks(law, torch.zeros(40, 1)).nll)
+    2
+    """
+    n = len(y)
+    size = next((size for size in SIZES if n % size == 0), n)
+    if size * y.shape[-1] < 2 or size > MOST:
+        return None
+    try:
+        return evaluate_joint(law, y, size=size)
+    except NotImplementedError:  # independent marginals, or a family that `blocks` does not take apart
+        return None
 
 
 @dataclass(frozen=True, eq=False)

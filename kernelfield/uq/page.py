@@ -48,7 +48,7 @@ def render(report: Report) -> str:
         parts,
         REGRESSION,
         EXPLAINED.format(over, report.rule),
-        [*compared(report.pairs), *mended(report)],
+        [*compared(report.pairs), *together(report), *mended(report)],
     )
 
 
@@ -180,6 +180,12 @@ def compared(pairs: Sequence[Paired]) -> Iterator[Section]:
     caption = f"Mean difference in {pairs[0].loss} to {pairs[0].other}; below zero the other model is better."
     heads = ("Model", "Difference", "95% interval", "By chance")
     yield Section("Other models", [pair.sentence for pair in pairs], (), [Table(caption, heads, rows)])
+
+
+def together(report: Report) -> Iterator[Section]:
+    """What predicted correlations are worth."""
+    if report.joint is not None and np.isfinite(report.joint.nll).all():
+        yield Section("Predictions taken together", [report.joint.sentence])
 
 
 def mended(report: Report) -> Iterator[Section]:

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from kernelfield.core.posterior import Posterior
@@ -23,6 +24,7 @@ from kernelfield.uq.bootstrap import GAINS, Interval, score_intervals, skill_int
 from kernelfield.uq.calibration import Calibration
 from kernelfield.uq.class_report import ClassReport
 from kernelfield.uq.diagnosis.findings import Findings, diagnose
+from kernelfield.uq.joint import JointEvaluation, evaluate_blocks
 from kernelfield.uq.lights import LIGHT, Verdict, shared
 from kernelfield.uq.markdown import summary
 from kernelfield.uq.order import Order, order
@@ -54,6 +56,7 @@ class Report:
     notes            sentences that the reader should know, such as rows dropped
     rows             what is known of the test rows: columns, groups, time, rows from elsewhere
     others           evaluations of other models on the same rows, by name
+    joint            scores of predictions taken together, as `kernelfield.uq.joint` measures them
     remedies         what recalibration would change, as `kernelfield.uq.remedies` measures it
 
     Errors: ValueError if the evaluations and names do not agree in their shapes.
@@ -77,6 +80,7 @@ class Report:
     rule: str = CLIMATOLOGY
     rows: Rows = field(default_factory=Rows)
     others: Mapping[str, Evaluation] = field(default_factory=dict)
+    joint: JointEvaluation | None = None
     remedies: Sequence[Remedy[Evaluation]] = ()
 
     def __post_init__(self) -> None:
@@ -115,6 +119,8 @@ class Report:
         if proba is not None:
             return ClassReport.from_arrays(y, proba, y_train=y_train, **named)
         law = law_from(mean=mean, std=std, quantiles=quantiles, samples=samples, cdf=cdf, covariance=covariance)
+        if covariance is not None:
+            named = {"joint": evaluate_blocks(law, torch.as_tensor(np.asarray(y)).reshape(law.mean.shape)), **named}
         return cls.of(law, y, y_train=y_train, **named)
 
     @classmethod
@@ -227,6 +233,7 @@ class Report:
             "rule": self.rule,
             "outputs": [part.to_dict() for part in self.parts],
             "comparison": [asdict(pair) | {"sentence": pair.sentence} for pair in self.pairs],
+            "joint": None if self.joint is None else self.joint.scores() | {"sentence": self.joint.sentence},
             "remedies": [one.to_dict() for one in self.remedies],
             "recommended": self.advised,
             "seconds": dict(self.seconds),

@@ -11,6 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import kernelfield.uq.report
 from kernelfield.core.mixing import InverseGamma, Mixing
@@ -244,6 +245,18 @@ def test_the_numbers_for_conditions_are_those_of_the_report():
     assert found["skill"] == made.skill["crps"].value
     assert found["red_lights"] == sum(verdict.grade == "bad" for verdict in made.verdicts)
     assert found["miscalibration"] == made.parts[0].calibration.area
+
+
+def test_predicted_correlations_are_scored_where_they_are_given():
+    rng = np.random.default_rng(0)
+    covariance = 0.1 * np.eye(40) + np.ones((40, 40))
+    y = rng.multivariate_normal(np.zeros(40), covariance)
+    made = Report.from_arrays(y, mean=np.zeros(40), covariance=covariance)
+    expected = -stats.multivariate_normal(np.zeros(20), covariance[:20, :20]).logpdf(y[:20]) / 20
+    assert made.joint.nll[0] == pytest.approx(expected, rel=1e-8)
+    assert made.to_dict()["joint"]["gain"] > 0.5
+    assert "Predictions taken together" in made.to_html()
+    jsonschema.validate(made.to_dict(), SCHEMA)
 
 
 def test_markdown_says_the_verdicts_and_the_scores():
