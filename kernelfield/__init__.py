@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from kernelfield.estimators.calibrated import Calibrated
     from kernelfield.estimators.calibrated_classifier import CalibratedClassifier
     from kernelfield.estimators.classifier import FieldClassifier
+    from kernelfield.estimators.martingale import martingale_posterior
     from kernelfield.estimators.persistence import load, save
+    from kernelfield.estimators.regions import MultiOutputRegion
     from kernelfield.estimators.regressor import FieldRegressor
     from kernelfield.kernels.empirical import EmpiricalKernel
     from kernelfield.kernels.grid import GridKernel
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from kernelfield.models.infinitely_deep import InfinitelyDeepClassifier
     from kernelfield.models.laplace import LaplaceClassifier
     from kernelfield.models.process import Process
+    from kernelfield.models.quantile import QuantileProcess
     from kernelfield.models.scale_mixture import ScaleMixtureKernel
     from kernelfield.models.spectral import Spectral
     from kernelfield.models.student_noise import RobustProcess
@@ -132,11 +135,13 @@ __all__ = [
     "Matern",
     "Mish",
     "Monomial",
+    "MultiOutputRegion",
     "NetworkKernel",
     "Optimizer",
     "Polynomial",
     "Process",
     "Product",
+    "QuantileProcess",
     "RationalQuadratic",
     "Rbf",
     "RectifiedMonomial",
@@ -184,6 +189,7 @@ __all__ = [
     "least_width",
     "linearize",
     "load",
+    "martingale_posterior",
     "matched_laplace",
     "redraw",
     "sample_field",
@@ -248,11 +254,13 @@ _HOMES = {
     "Matern": "kernels.stationary",
     "Mish": "nets.quadrature",
     "Monomial": "nets.polynomials",
+    "MultiOutputRegion": "estimators.regions",
     "NetworkKernel": "kernels.network",
     "Optimizer": "bo.loop",
     "Polynomial": "nets.polynomials",
     "Process": "models.process",
     "Product": "nets.algebra",
+    "QuantileProcess": "models.quantile",
     "RBF": "kernels.stationary",
     "RationalQuadratic": "kernels.stationary",
     "Rbf": "nets.smooth",
@@ -300,6 +308,7 @@ _HOMES = {
     "least_width": "nets.finite_width",
     "linearize": "nets.taylor",
     "load": "estimators.persistence",
+    "martingale_posterior": "estimators.martingale",
     "matched_laplace": "kernels.laplace",
     "redraw": "nets.weights",
     "sample_field": "models.fields",
