@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kernelfield.data.columns import clock, columns
+from kernelfield.data.columns import clock, columns, dates
 from kernelfield.data.predictions import Layout
 from kernelfield.data.tables import Problem, listed
 from kernelfield.tabular import Provenance, TableModel, Tabular, Tick, silent
@@ -52,7 +52,7 @@ class Question:
         known = columns(frame)
         if self.time is not None:
             known[self.time] = clock(frame[self.time])
-        return Rows(known, groups=self.groups, time=self.time, outside=outside, origin=self.origin)
+        return Rows(known, groups=self.groups, time=self.time, outside=outside, origin=self.origin, dates=dates(frame))
 
 
 NOTHING = Question()
@@ -76,6 +76,7 @@ def examine(
     Errors: ValueError if the columns are not those of the fit, or a rival predicts something else.
     """
     rows = question.rows(held.features)  # a wrong name ends here, before the work
+    _require_other_names(model.title, rivals)
     for name, rival in (rivals or {}).items():
         if type(rival) is not type(model) or set(rival.targets) != set(model.targets):
             what = f"{name} predicts {listed(rival.targets)} and {model.name} {listed(model.targets)}"
@@ -111,12 +112,17 @@ def examine_predictions(
 
     Errors: ValueError for columns that are missing or hold no law, and rivals of other values.
     """
+    _require_other_names(name, rivals)
     said = set(layout.columns(frame))
+    asked = said & {*question.groups, question.time}
+    if asked:
+        raise ValueError(
+            f"column {listed(asked)} is one of the predictions, which cannot be a group or the time of rows"
+        )
     rows = question.rows(frame[[column for column in frame if column not in said]])
-    tables = {name: frame, **(rivals or {})}
     named: dict[str, Any] = {"model": name, "provenance": provenance or {}, "notes": notes}
     if layout.proba is not None:
-        return _of_classes(layout, tables, question, rows, named)
+        return _of_classes(layout, frame, rivals or {}, question, rows, named)
     arrays, y = layout.arrays(frame), layout.values(frame)
     law = law_from(**arrays)
     outside = None if question.outside is None else _deviations(layout, question.outside)
@@ -125,7 +131,7 @@ def examine_predictions(
         y,
         outputs=[layout.y],
         rows=replace(rows, outside=outside),
-        others={key: _evaluated(layout, key, table, y) for key, table in tables.items() if key != name},
+        others={key: _evaluated(layout, key, table, y) for key, table in (rivals or {}).items()},
         remedies=remedies(lambda index: law_from(**some(arrays, index)), y[:, None]),
         **named,
     )
@@ -154,26 +160,30 @@ def _evaluated(layout: Layout, name: str, frame: pd.DataFrame, y: np.ndarray) ->
 
 def _deviations(layout: Layout, frame: pd.DataFrame) -> np.ndarray:
     """Predicted deviations (k, 1) at rows whose values need not be known."""
-    known = frame if layout.y in frame else frame.assign(**{layout.y: 0.0})
+    known = frame.assign(**{layout.y: 0.0})
     return law_from(**layout.arrays(known)).variance.sqrt().numpy()
 
 
 def _of_classes(
-    layout: Layout, tables: Mapping[str, pd.DataFrame], question: Question, rows: Rows, named: dict[str, Any]
+    layout: Layout,
+    frame: pd.DataFrame,
+    rivals: Mapping[str, pd.DataFrame],
+    question: Question,
+    rows: Rows,
+    named: dict[str, Any],
 ) -> ClassReport:
-    (first, frame), *others = tables.items()
     labels, proba, came = layout.classes(frame)
     evaluations = {}
-    for name, table in others:
+    for name, table in rivals.items():
         theirs, said, values = layout.classes(table)
         if theirs != labels or not np.array_equal(values, came):
-            raise ValueError(f"{name} holds other classes or values of {layout.y!r} than {first}; give the same rows")
+            raise ValueError(
+                f"{name} holds other classes or values of {layout.y!r} than {named['model']}; give the same rows"
+            )
         evaluations[name] = ClassEvaluation.of(said, values)
     outside = None
     if question.outside is not None:
-        table = question.outside
-        known = table if layout.y in table else table.assign(**{layout.y: labels[0]})
-        outside = layout.classes(known)[1]
+        outside = layout.classes(question.outside.assign(**{layout.y: labels[0]}))[1]
     report = ClassReport.from_arrays(
         came,
         proba,
@@ -184,3 +194,8 @@ def _of_classes(
         **named,
     )
     return replace(report, remedies=class_remedies(report.evaluation))
+
+
+def _require_other_names(name: str, rivals: Mapping[str, object] | None) -> None:
+    if name in (rivals or {}):
+        raise ValueError(f"a model cannot be compared with one of its own name, {name!r}; rename one of them")

@@ -129,6 +129,14 @@ class Tabular(ABC):
         calibrated = isinstance(self.estimator, Calibrated | CalibratedClassifier)
         return self.estimator.estimator_ if calibrated else self.estimator
 
+    @property
+    def title(self) -> str:
+        """What a report calls the model: its name in the zoo, and how it was calibrated."""
+        if not isinstance(self.estimator, Calibrated | CalibratedClassifier):
+            return self.name
+        method = self.estimator.method
+        return f"{self.name}, calibrated by {method if isinstance(method, str) else type(method).__name__}"
+
     def hyperparameters(self) -> dict[str, float | list[float]]:
         """What was learned, by name, with what the calibration learned."""
         learned = self.base.surrogate_.hyperparameters()
@@ -140,7 +148,7 @@ class Tabular(ABC):
     def described(self, notes: Sequence[str], predicting: float | None, **made: str) -> dict[str, Any]:
         """What all reports hold beside what they measured."""
         return {
-            "model": self.name,
+            "model": self.title,
             "n_train": self.rows,
             "seconds": {"fit": self.seconds, "predict": predicting},
             "hyperparameters": self.hyperparameters(),

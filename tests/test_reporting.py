@@ -44,6 +44,8 @@ def test_a_report_on_a_model_knows_groups_time_and_rows_from_elsewhere():
     assert (made.rows.groups, made.rows.time, made.rows.origin) == (["site"], "day", "far.csv")
     assert set(made.rows.columns) == {"x", "site", "day"}
     assert np.diff(made.rows.clock).tolist() == [1.0] * 119
+    assert made.rows.dates == ["day"]
+    assert made.parts[0].findings.drift.windows[0].start == "2024-01-01"
     assert made.rows.outside.shape == (30, 1)
     outside = made.parts[0].findings.outside
     assert outside.ratio > 2  # far from all rows of the fit its deviation is that of the prior
@@ -136,6 +138,21 @@ def test_probabilities_of_another_program_make_a_report():
     rival = frame.assign(kind=frame["kind"][::-1].to_numpy())
     with pytest.raises(ValueError, match="other holds other classes or values of 'kind'"):
         examine_predictions(Layout.parse("y=kind,proba=p_"), frame, rivals={"other": rival})
+
+
+def test_rows_from_elsewhere_may_hold_other_classes_and_gaps():
+    frame = predictions()
+    far = frame.head(6).assign(kind=["zebra", None, "low", "high", "low", "low"])
+    made = examine_predictions(Layout.parse("y=kind,proba=p_"), frame, Question(outside=far))
+    assert made.rows.outside.shape == (6, 2)
+
+
+def test_predictions_are_no_group_and_no_rival_has_the_model_s_name():
+    frame, layout = predictions(), Layout.parse("y=y,mean=m,std=s")
+    with pytest.raises(ValueError, match="column 'm' is one of the predictions"):
+        examine_predictions(layout, frame, Question(["m"]))
+    with pytest.raises(ValueError, match="cannot be compared with one of its own name, 'predictions'"):
+        examine_predictions(layout, frame, rivals={"predictions": frame})
 
 
 def test_rivals_of_other_values_are_refused():

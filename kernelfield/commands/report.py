@@ -29,10 +29,11 @@ from kernelfield.data.tables import listed, read_table
 from kernelfield.progress import bar, status
 from kernelfield.reporting import Question, examine, examine_predictions
 from kernelfield.tabular import TableClassifier, load_table
+from kernelfield.uq.class_report import NUMBERS as CLASS_NUMBERS
 from kernelfield.uq.class_report import ClassReport
 from kernelfield.uq.conditions import Condition
 from kernelfield.uq.record import provenance
-from kernelfield.uq.report import Report
+from kernelfield.uq.report import NUMBERS, Report
 
 
 def report(
@@ -55,6 +56,8 @@ def report(
         raise typer.BadParameter("give a MODEL_DIR with --data and --target, or --arrays with --columns")
     with boundary():
         conditions = [Condition.parse(text) for text in fail_on or []]
+        for condition in conditions:
+            condition.require_name(dict.fromkeys([*NUMBERS, *CLASS_NUMBERS]))
         rivals = compare or []
         tables = [data, arrays, ood, *(rivals if arrays else [])]
         check_outputs(tables, [output, json_file, markdown], folder=model_dir)
@@ -67,8 +70,6 @@ def report(
             result = _of_predictions(Path(str(arrays)), layout, question, rivals)
         with status(err, "looking for where it fails"):
             numbers = result.numbers()
-        for condition in conditions:
-            condition.require_name(numbers)
         with status(err, "drawing"):
             page = result.to_html()
         write_whole(output, page)
@@ -92,11 +93,16 @@ def _of_model(
     if set(target) != set(model.targets):
         raise ValueError(f"the model in {model_dir} predicts {listed(model.targets)}, not {listed(target)}")
     held, notes = separated(data, list(target), [], model.encoding.text, isinstance(model, TableClassifier))
-    others = {str(path): load_table(path) for path in rivals}
+    others = {_called(path, model.title): load_table(path) for path in rivals}
     with bar(err, "testing", len(held.features)) as tick:
         result = examine(model, held, question, rivals=others, notes=notes, tick=tick, test=str(data))
     say(*result.notes[len(notes) :])
     return result
+
+
+def _called(path: Path, model: str) -> str:
+    """A folder by its path, which may not be what the model is called."""
+    return str(path) if str(path) != model else f"{path} (folder)"
 
 
 def _of_predictions(
@@ -105,7 +111,7 @@ def _of_predictions(
     if layout is None:
         raise ValueError(f"which columns of {table} say what? give --columns, as --columns y=strength,mean=m,std=s")
     form, frame = Layout.parse(layout), read_table(table)
-    others = {path.stem: read_table(path) for path in rivals}
+    others = {str(path): read_table(path) for path in rivals}
     with status(err, "scoring"):
         made = provenance(data=table)
         return examine_predictions(form, frame, question, name=table.stem, rivals=others, provenance=made)

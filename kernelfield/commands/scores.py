@@ -34,9 +34,9 @@ def print_scores(title: str, results: Sequence[Report | ClassReport]) -> None:
     for result in results:
         times = (f"{result.seconds[key]:.2f}" if key in result.seconds else "" for key in ("fit", "predict"))
         table.add_row(result.model, *_cells(result.scores()), *times)
-    table.add_row(
-        "training mean" if regression else "training shares", *_cells(results[0].baseline.scores()), style="dim"
-    )
+    known = "training mean" if regression else "training shares"
+    last = "baseline" if results[0].n_train is None else known  # which is then of the test values themselves
+    table.add_row(last, *_cells(results[0].baseline.scores()), style="dim")
     out.print(title, style="bold", markup=False)
     out.print(table)
     out.print(CAPTION if regression else CLASS_CAPTION, style="dim")

@@ -19,6 +19,15 @@ def columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     return {str(name): _column(frame[name]) for name in frame}
 
 
+def dates(frame: pd.DataFrame) -> list[str]:
+    """The names of the columns that `columns` gives as days since 1970-01-01.
+
+    >>> dates(pd.DataFrame({"day": ["1970-01-03", None], "size": [1, 2], "site": ["a", None]}))
+    ['day']
+    """
+    return [str(name) for name in frame if _holds_dates(frame[name])]
+
+
 def clock(values: pd.Series) -> np.ndarray:
     """The times of rows as numbers: as they are, or dates as days since 1970-01-01.
 
@@ -34,6 +43,14 @@ def clock(values: pd.Series) -> np.ndarray:
             "write numbers or dates such as 2024-05-31 in every row"
         )
     return times
+
+
+def _holds_dates(values: pd.Series) -> bool:
+    present = values.dropna()
+    if pd.api.types.is_numeric_dtype(values) or not len(present):
+        return False
+    # A column is of one kind throughout, so that its first value tells most of them without reading the others.
+    return not READ["dates"](present.iloc[:1]).isna().any() and _column(values).dtype == float
 
 
 def _column(values: pd.Series) -> np.ndarray:

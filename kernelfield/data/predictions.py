@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kernelfield.data.tables import listed
+from kernelfield.data.tables import listed, refuse
 
 WORDS = ("y", "mean", "std", "lower", "upper", "level", "samples", "proba")
 EXAMPLE = "y=strength,mean=m,std=s"
@@ -96,7 +96,11 @@ class Layout:
         """
         names = self.columns(frame)
         if self.samples is not None:
-            return {"samples": np.stack([_numbers(frame, name) for name in names if name.startswith(self.samples)])}
+            return {
+                "samples": np.stack(
+                    [_numbers(frame, name) for name in names if name != self.y and str(name).startswith(self.samples)]
+                )
+            }
         if self.quantiles:
             quantiles = {p: _numbers(frame, name) for p, name in self.quantiles.items()}
             mean = {} if self.mean is None else {"mean": _numbers(frame, self.mean)}
@@ -117,8 +121,8 @@ class Layout:
         Errors: ValueError if a label came that has no probability.
         """
         start = str(self.proba)
-        columns = [name for name in self.columns(frame) if name != self.y and name.startswith(start)]
-        labels = [name.removeprefix(start) for name in columns]
+        columns = [name for name in self.columns(frame) if name != self.y and str(name).startswith(start)]
+        labels = [str(name).removeprefix(start) for name in columns]
         came = frame[self.y].map(_word).tolist()
         strange = sorted(set(came) - set(labels))
         if strange:
@@ -133,11 +137,16 @@ def _word(value: object) -> str:
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as numbers, NaN where a cell is empty.
+
+    Errors: ValueError, naming the first cell that holds something else.
+    """
     column = frame[name]
-    if column.dtype.kind not in "iufb":
-        strange = next(value for value in column if not isinstance(value, int | float))
-        raise ValueError(f"column {name!r} must hold numbers, got {strange!r}")
-    return column.to_numpy(dtype=np.float64, copy=True)
+    numbers = pd.to_numeric(column, errors="coerce").astype(float)
+    refuse(
+        column, numbers.isna() & column.notna(), f"column {name!r}", "is no number; correct the cell or leave it empty"
+    )
+    return numbers.to_numpy(copy=True)
 
 
 def _probability(text: str) -> float:

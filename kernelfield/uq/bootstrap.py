@@ -257,6 +257,8 @@ def _bca(value: np.ndarray, drawn: np.ndarray, kept: np.ndarray, confidence: flo
     below = ((drawn < value).sum(0) + (drawn <= value).sum(0)) / (2 * draws)
     z0 = special.ndtri(np.clip(below, 0.5 / draws, 1 - 0.5 / draws))
     d = kept.mean(0) - kept
+    # The acceleration does not depend on the unit, and cubes of huge losses overflow.
+    d = d / np.where((size := np.abs(d).max(0)) > 0, size, 1.0)
     square = (d**2).sum(0)
     a = (d**3).sum(0) / np.where(square > 0, 6 * square**1.5, 1.0)
     ordered = np.sort(drawn, axis=0)

@@ -5,7 +5,7 @@ For probabilities p (n, k) of classes that came to be y, with confidence c the l
     top label   mean over rows of the gap |mean c - share right| of their bin, in bins of equal width,
                 as most papers give it; `ClassEvaluation.ece` has bins of equally many rows
     classwise   the same of each class, |mean p_j - share of j|, and the mean over classes
-    adaptive    as classwise, in bins of equally many rows for each class
+    adaptive    as classwise, in bins of about equally many rows for each class, never cut through ties
     worst       the largest gap of the bins of `ClassEvaluation.reliability`
 
 None of them is zero by chance. Two tests know what chance does, without bins. Brier's score of a row is
@@ -32,6 +32,7 @@ import numpy as np
 from scipy import special
 
 from kernelfield.uq.classes import BINS, ClassEvaluation
+from kernelfield.uq.diagnosis.columns import cuts
 from kernelfield.uq.resolution import Risk, risk
 
 TERMS = 50  # of the series of the law of Brownian motion's reach, far beyond rounding where it is used
@@ -57,7 +58,7 @@ def classwise_ece(evaluation: ClassEvaluation, bins: int = BINS) -> float:
 
 
 def adaptive_ece(evaluation: ClassEvaluation, bins: int = BINS) -> float:
-    """The mean over classes of their expected calibration errors, in bins of equally many rows of each class.
+    """The mean over classes of their expected calibration errors, in bins of about equally many rows of each class.
 
     >>> result = ClassEvaluation.of([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], [0, 1, 1, 0])
     >>> round(adaptive_ece(result, bins=2), 3)  # gaps 0.4 and 0.2 of 2 rows each, of both classes alike
@@ -133,7 +134,7 @@ def _equal_width(p: np.ndarray, came: np.ndarray, bins: int) -> float:
 def _equal_count(p: np.ndarray, came: np.ndarray, bins: int) -> float:
     _require(bins)
     order = np.argsort(p, kind="stable")
-    starts = np.cumsum([0, *(len(part) for part in np.array_split(order, min(bins, len(p))))])[:-1]
+    starts = cuts(p[order], min(bins, len(p)))[:-1]
     return float(np.abs(np.add.reduceat((p - came)[order], starts)).sum() / len(p))
 
 

@@ -13,7 +13,8 @@ from kernelfield.uq.classes import Reliability
 from kernelfield.uq.diagnosis.counts import stated
 from kernelfield.uq.diagnosis.outside import entropy
 from kernelfield.uq.markup import figure
-from kernelfield.uq.page import compared, fill, shown_columns
+from kernelfield.uq.page import STAY, compared, fill, shown_columns
+from kernelfield.uq.remedies import prescribed
 from kernelfield.uq.sections import Section, Table, line
 from kernelfield.uq.words import CLASSES, number
 
@@ -106,14 +107,10 @@ def _mended(report: ClassReport) -> Iterator[Section]:
         scores = one.evaluation.scores()
         cells = (one.name, scores["log_loss"], scores["brier"], number(scores["ece"], "{:.1%}"))
         rows.append(line(*cells, chosen=one.name == report.advised))
-    words = (
-        f"Recommended: {report.advised}."
-        if report.advised
-        else ("The probabilities may stay as they are: no recalibration improves them beyond what chance explains.")
-    )
+    words = prescribed(report.advised, fitted=report.n_train is not None) or [STAY]
     caption = f"Learned from one half of the rows, measured on {report.remedies[0].to_dict()['rows']:,} others."
     heads = ("Recalibration", "Log loss", "Brier score", "Calibration error")
-    yield Section("Recalibration", [words], (), [Table(caption, heads, rows)])
+    yield Section("Recalibration", words, (), [Table(caption, heads, rows)])
 
 
 def reliability(points: Reliability, *, prefix: str, size: tuple[float, float] = plots.SIZE) -> str:

@@ -33,10 +33,21 @@ from kernelfield.uq.lights import Verdict
 from kernelfield.uq.markdown import summary
 from kernelfield.uq.paired import Paired, compared_with
 from kernelfield.uq.record import heading, plain
-from kernelfield.uq.remedies import Remedy, prescribed, recommended
+from kernelfield.uq.remedies import Remedy, advised, recommended
 from kernelfield.uq.rows import Rows
-from kernelfield.uq.verdict import advice
 
+NUMBERS = (  # that conditions may ask for
+    "accuracy",
+    "log_loss",
+    "brier",
+    "ece",
+    "ece_debiased",
+    "ece_null_low",
+    "ece_null_high",
+    "skill",
+    "worst_gap",
+    "red_lights",
+)
 SHARES = "the shares of the classes among the training rows"
 OWN_SHARES = "the shares of the classes among the test rows themselves, as no training labels were given"
 
@@ -81,6 +92,8 @@ class ClassReport:
     remedies: Sequence[Remedy[ClassEvaluation]] = ()
 
     def __post_init__(self) -> None:
+        if self.model in self.others:
+            raise ValueError(f"the model and one that it is compared with are both called {self.model!r}; rename one")
         counts = len(self.classes), self.evaluation.probabilities.shape[1], len(self.prior)
         if len(set(counts)) > 1:
             raise ValueError(f"names, probabilities and shares must be of the same classes, got {counts} of them")
@@ -96,14 +109,18 @@ class ClassReport:
     ) -> "ClassReport":
         """The report on any program's probabilities (n, k) and the numbers (n,) of the classes that came.
 
-        y_train  numbers of the classes of the training rows, for the baseline; without, it is that of the test rows
+        Labels may also be the names in classes=[...], truths, or whole numbers that are floats.
+
+        y_train  labels of the training rows, for the baseline; without, it is that of the test rows
         named    other fields of the report, such as classes=["cat", "dog"]
 
         Errors: ValueError for probabilities that are no laws, or labels that are none of the classes.
         """
-        evaluation = ClassEvaluation.of(probabilities, labels, bins=bins_for(len(np.asarray(labels))))
+        names = named.get("classes")
+        came = _numbered(labels, names)
+        evaluation = ClassEvaluation.of(probabilities, came, bins=bins_for(len(came)))
         k = evaluation.probabilities.shape[1]
-        seen = evaluation.labels if y_train is None else np.asarray(y_train)
+        seen = evaluation.labels if y_train is None else _numbered(y_train, names)
         return cls(
             **{
                 "model": "predictions",
@@ -155,13 +172,13 @@ class ClassReport:
 
     @cached_property
     def findings(self) -> ClassFindings:
-        rows = self.rows
-        return diagnose_classes(self.evaluation, columns=rows.columns, time=rows.clock, outside=rows.outside)
+        return diagnose_classes(self.evaluation, **self.rows.asked)
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The lights of the header."""
-        return class_verdicts(self.evaluation, self.baseline, self.findings)
+        given = len(self.rows.columns)
+        return class_verdicts(self.evaluation, self.baseline, self.findings, rule=self.rule, given=given)
 
     @cached_property
     def advised(self) -> str | None:
@@ -171,10 +188,10 @@ class ClassReport:
     @cached_property
     def advice(self) -> list[str]:
         """What to do, in sentences; nothing where nothing need be done."""
-        return [*advice(self.verdicts), *prescribed(self.advised)]
+        return advised(self.verdicts, self.advised, fitted=self.n_train is not None)
 
     def numbers(self) -> dict[str, float]:
-        """What conditions may ask for: scores, skill, calibration and the number of red lights."""
+        """What conditions may ask for, by NUMBERS: scores, skill, calibration and the number of red lights."""
         return {
             **self.scores(),
             "skill": self.skill["log_loss"].value if self.skill else np.nan,
@@ -231,3 +248,16 @@ class ClassReport:
         """
         # Its packages are optional; all else here works without them.
         return import_module("kernelfield.uq.class_page").render(self)
+
+
+def _numbered(labels: ArrayLike, names: Sequence[str] | None) -> np.ndarray:
+    """Labels as numbers of classes: those in `names` by their place, truths and whole floats as what they are."""
+    given = np.asarray(labels)
+    if given.dtype.kind in "OUS" and names is not None:
+        place = {str(name): index for index, name in enumerate(names)}
+        strange = sorted({str(label) for label in given.ravel()} - place.keys())
+        if strange:
+            raise ValueError(f"labels hold {strange[0]!r}, which is none of the classes {list(place)}; name it there")
+        return np.array([place[str(label)] for label in given.ravel()])
+    whole = given.dtype.kind == "b" or (given.dtype.kind == "f" and bool(np.all(given == np.round(given))))
+    return given.astype(int) if whole else given

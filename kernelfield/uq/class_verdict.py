@@ -15,6 +15,7 @@ beyond chance, at a level shared as for regression, and by a percentage point or
 from dataclasses import replace
 
 import numpy as np
+from scipy import stats
 
 from kernelfield.uq.calibration import CONFIDENCE
 from kernelfield.uq.class_calibration import spiegelhalter
@@ -24,27 +25,43 @@ from kernelfield.uq.diagnosis.findings import ClassFindings
 from kernelfield.uq.diagnosis.groups import class_by_column
 from kernelfield.uq.lights import FEWEST, LIGHT, MARGIN, MORE, Verdict, compared, conditional, drifted, unfamiliar
 
-RULE = "always predicting the shares of the training rows"
+RULE = "the shares of the training rows"
 SURE = 0.99
 SURE_ROWS = 100  # of which one may be wrong
 MANY = 500  # rows from which Spiegelhalter's statistic is near enough to a Gaussian
-USELESS = "Do not use this model: predicting the shares of the training rows alone does better."
+USELESS = "Do not use this model: it does worse than always predicting"
 
 
 def class_verdicts(
-    model: ClassEvaluation, baseline: ClassEvaluation | None, findings: ClassFindings | None = None
+    model: ClassEvaluation,
+    baseline: ClassEvaluation | None,
+    findings: ClassFindings | None = None,
+    *,
+    rule: str = RULE,
+    given: int = 0,
 ) -> list[Verdict]:
-    """Calibration and sharpness of probabilities, held against those of the baseline; all six with findings."""
-    basic = [honesty(model), _gain(model, baseline)]
+    """Calibration and sharpness of probabilities, held against those of the baseline; all six with findings.
+
+    `rule` is what the baseline always predicts, in words, and `given` the number of columns by which rows
+    could be grouped.
+    """
+    basic = [honesty(model), _gain(model, baseline, rule)]
     if findings is None:
         return basic
     n = len(model.labels)
     return [
         *basic,
-        conditional(findings.columns, findings.worst, n, subject="The predicted class is right in"),
+        conditional(
+            findings.columns,
+            findings.worst,
+            n,
+            subject="The predicted class is right in",
+            title="Probabilities hold in every group",
+            given=given,
+        ),
         _sure(model),
         unfamiliar(findings.outside),
-        drifted(findings.drift, n),
+        drifted(findings.drift, n, noun="accuracy"),
     ]
 
 
@@ -55,7 +72,7 @@ def honesty(model: ClassEvaluation, *, level: float = LIGHT) -> Verdict:
     said, right = float(model.confidence.mean()), model.accuracy
     found = f"Probabilities are off by {model.ece:.1%} (expected calibration error)"
     allowed = f"for honest ones chance gives {null.low:.1%} to {null.high:.1%} on as many rows (90% band)"
-    verdict = Verdict("open", "", "", "calibration", debiased, null.low - null.mean, null.high - null.mean, n, MARGIN)
+    verdict = Verdict("open", "", "", "calibration", debiased, None, None, n, MARGIN)
     if n < FEWEST:
         words = f"{found}; {allowed}. At least {FEWEST} rows are needed."
         return replace(verdict, title="Too few rows to judge the probabilities", sentence=words)
@@ -75,12 +92,12 @@ def honesty(model: ClassEvaluation, *, level: float = LIGHT) -> Verdict:
     return replace(verdict, grade="bad", title=title, sentence=words, remedy=remedy)
 
 
-def _gain(model: ClassEvaluation, baseline: ClassEvaluation | None) -> Verdict:
+def _gain(model: ClassEvaluation, baseline: ClassEvaluation | None, rule: str) -> Verdict:
     if baseline is None:
         words = "No training labels were given, so that there is no baseline to beat."
         return Verdict("open", "Nothing to compare the model with", words, "sharpness")
-    found = compared(model.losses, baseline.losses, "log loss", RULE)
-    return replace(found, remedy=USELESS) if found.grade == "bad" else found
+    found = compared(model.losses, baseline.losses, "log loss", f"always predicting {rule}")
+    return replace(found, remedy=f"{USELESS} {rule}.") if found.grade == "bad" else found
 
 
 def _sure(model: ClassEvaluation) -> Verdict:
@@ -92,7 +109,8 @@ def _sure(model: ClassEvaluation) -> Verdict:
         return Verdict("open", "No sure statements to judge", words, "tails", count=0)
     law = poisson_binomial(1 - model.confidence[rows])
     low, high = law.band(CONFIDENCE)
-    figures = ("tails", wrong / n, low / n, high / n, n, law.mean / n)
+    ends = stats.binomtest(wrong, n).proportion_ci(CONFIDENCE)
+    figures = ("tails", wrong / n, float(ends.low), float(ends.high), n, law.mean / n)
     words = (
         f"Of {n:,} statements that are {SURE:.0%} sure or more, {wrong:,} were wrong; {law.mean:,.1f} should be, "
         f"and {low:,} to {high:,} by chance ({CONFIDENCE:.0%} band)."

@@ -7,8 +7,10 @@ For probabilities p (n, k) and the classes y that came to be, e_y the one-hot ro
     confidence   the largest probability of a row, right where its class is y
     ece          sum over bins of share |mean confidence - share right|
 
-Bins hold equally many rows, in order of confidence. In bins b of share w_b, with means p_b and
-o_b of p and e_y over the rows, and their overall mean o, Brier's score is
+Bins hold about equally many rows, in order of confidence, and are cut between different confidences
+only: rows in any order have the same ece, and a confidence that all rows share makes a single bin.
+In bins b of share w_b, with means p_b and o_b of p and e_y over the rows, and their overall mean o,
+Brier's score is
 
     reliability - resolution + uncertainty + within,
     sum w_b |p_b - o_b|^2  -  sum w_b |o_b - o|^2  +  (1 - |o|^2)  +  the rest,
@@ -40,6 +42,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import fft, special
+
+from kernelfield.uq.diagnosis.columns import cuts
 
 BINS = 15
 DRAWS = 2000  # for the null: its 5% and 95% points are right to a few percent
@@ -160,9 +164,9 @@ class ClassEvaluation:
 
     @cached_property
     def _bins(self) -> list[np.ndarray]:
-        """The rows of each bin, those of equal confidence in the order of the data."""
+        """The rows of each bin; those of equal confidence share one."""
         order = np.argsort(self.confidence, kind="stable")
-        return np.array_split(order, min(self.bins, len(order)))
+        return np.split(order, cuts(self.confidence[order], min(self.bins, len(order)))[1:-1])
 
     @property
     def ece(self) -> float:

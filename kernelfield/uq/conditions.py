@@ -7,7 +7,7 @@ A condition is a name, one of < <= > >= and a number; a number with a percent si
 import math
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -37,12 +37,12 @@ class Condition:
             raise ValueError(f"a condition is a name, one of < <= > >= and a number, as coverage90<0.87, got {text!r}")
         return cls(match[1], match[2], bound / 100 if match[4] else bound)
 
-    def require_name(self, names: Mapping[str, object]) -> None:
+    def require_name(self, names: Collection[str]) -> None:
         """Errors: ValueError if there is no number of this name, listing those there are."""
         if self.name not in names:
             near = get_close_matches(self.name, names, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"a report has no number called {self.name!r}; {hint}It has {', '.join(names)}")
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise ValueError(f"a report has no number called {self.name!r}{hint} It has {', '.join(names)}")
 
     def holds(self, numbers: Mapping[str, float]) -> bool:
         """Whether it is true of a report's numbers.

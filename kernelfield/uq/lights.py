@@ -31,6 +31,7 @@ GROUP = 0.02  # of coverage in a group or a part of time, below which a gap is n
 TOLD = 0.6  # AUROC from which a model is said to tell outside from inside; 0.5 is a coin
 SOME = 20  # rows from outside, below which nothing is said
 ROUNDING = 1e-9  # of a p-value that was kept as a logarithm
+FLOOR = 1e-14  # of p-values, below which they are rounding errors and equal
 DRIFT_ROWS = 200  # with fewer, capital seldom grows enough to raise an alarm
 
 
@@ -42,7 +43,7 @@ class Verdict:
     value      the number judged, with its 95% interval from `low` to `high`
     count      rows that it rests on
     threshold  what the value is held against
-    remedy     what to do, if anything
+    remedy     what to do, if anything; of several outputs a line for each
     """
 
     grade: str
@@ -63,12 +64,19 @@ def shared(answers: Sequence[Verdict], outputs: Sequence[str]) -> Verdict:
     if grades == {"open"} and len(titles) == 1:
         return replace(answers[0], value=None, low=None, high=None)
     named = list(zip(outputs, answers, strict=True))
-    rest = [f"{name} ({_lower(answer.title)})" for name, answer in named if answer.grade != "good"]
+    bad, unsettled = (
+        [f"{name} ({_lower(answer.title)})" for name, answer in named if answer.grade == grade]
+        for grade in ("bad", "open")
+    )
     worst = next(grade for grade in ("bad", "open", "good") if grade in grades)
-    title = f"{LIGHTS[answers[0].name]} for {len(answers) - len(rest)} of {len(answers)} outputs"
-    sentence = f"Except for {', '.join(rest)}." if rest else "This holds for each of them."
-    remedy = " ".join(f"{name}: {_lower(answer.remedy)}" for name, answer in named if answer.remedy)
-    return Verdict(worst, title, sentence, answers[0].name, count=answers[0].count, remedy=remedy)
+    judged = len(answers) - len(unsettled)
+    title = f"{LIGHTS[answers[0].name]} for {judged - len(bad)} of {judged} outputs{' judged' if unsettled else ''}"
+    if not judged:
+        title = f"Open for all {len(answers)} outputs"
+    said = [f"Except for {', '.join(bad)}."] if bad else ["This holds for each of them."] if judged else []
+    said += [f"Open for {', '.join(unsettled)}."] if unsettled else []
+    remedy = "\n".join(f"{name}: {_lower(answer.remedy)}" for name, answer in named if answer.remedy)
+    return Verdict(worst, title, " ".join(said), answers[0].name, count=answers[0].count, remedy=remedy)
 
 
 def _lower(text: str) -> str:
@@ -83,17 +91,17 @@ def advice(answers: Sequence[Verdict]) -> list[str]:
     >>> advice([Verdict("bad", "Errors change over time", "They do.", "drift", remedy="Fit again.")])
     ['Fit again.']
     """
-    red = {answer.name: answer.remedy for answer in answers if answer.grade == "bad" and answer.remedy}
+    red = {answer.name: answer.remedy.splitlines() for answer in answers if answer.grade == "bad" and answer.remedy}
     if {"calibration", "conditional"} <= red.keys():
-        red["conditional"] += " Judge groups again after recalibration."
-    return list(red.values())
+        red["conditional"][-1] += " Judge groups again after recalibration."
+    return [line for lines in red.values() for line in lines]
 
 
 def compared(model: np.ndarray, baseline: np.ndarray, loss: str, rule: str, *, level: float = LIGHT) -> Verdict:
     """Whether a model's losses, row by row, are less than those of a rule, beyond what chance explains.
 
-    `level` is the probability that either of two equals is called better. The value is the skill,
-    1 - loss / baseline's, with a 95% interval by the delta method.
+    `level` is the probability that either of two equals is called better, by Student's t of the mean
+    difference. The value is the skill, 1 - loss / baseline's, with a 95% interval by the delta method.
     """
     gain = baseline - model
     n, total = len(gain), float(np.mean(baseline))
@@ -106,7 +114,10 @@ def compared(model: np.ndarray, baseline: np.ndarray, loss: str, rule: str, *, l
     which = "lower" if share >= 0 else "higher"
     found = f"The mean {loss} is {abs(share):.1%} {which} than that of {rule}"
     figures = ("sharpness", share, share - reach, share + reach, n, 0.0)
-    if abs(ratio) < special.ndtri(1 - level / 2):
+    if n < FEWEST:
+        words = f"{found}, but of {n:,} rows; at least {FEWEST} are needed to judge."
+        return Verdict("open", "Too few rows for a comparison with the baseline", words, *figures)
+    if abs(ratio) < stats.t.isf(level / 2, n - 1):
         words = f"{found}, a difference that chance may explain."
         return Verdict("open", "No clear gain on the baseline", words, *figures)
     words = f"{found}: a difference of {abs(ratio):.1f} standard errors."
@@ -123,9 +134,14 @@ def conditional(
     n: int,
     *,
     subject: str,
+    title: str = LIGHTS["conditional"],
     level: float = LIGHT,
+    given: int = 0,
 ) -> Verdict:
-    """Whether intervals or probabilities hold in every group; half the level is for columns, half for the search."""
+    """Whether intervals or probabilities hold in every group; half the level is for columns, half for the search.
+
+    `title` is that of a good answer, `given` the number of columns that there are, if only of one group each.
+    """
     failed = [
         (column, group)
         for column in columns
@@ -133,7 +149,7 @@ def conditional(
     ]
     found = worst is not None and worst.p_value < level / 2 and worst.promised - worst.coverage > GROUP
     if failed:
-        column, group = min(failed, key=lambda pair: (pair[0].adjusted, -_gap(pair[1])))
+        column, group = min(failed, key=_order)
         where = f"{column.name} is {group.label}"
         said = _where(subject, group.share, group.count, where, group.promised)
         also = f" {len(failed)} of {len(columns)} columns have groups that fail." if len(failed) > 1 else ""
@@ -148,8 +164,13 @@ def conditional(
         figures = (worst.coverage, worst.low, worst.high, worst.count, worst.promised)
         return _failing(worst.words, worst.sentence, figures)
     if not columns and worst is None:
-        title, words = "No groups to judge", "No columns were given by which rows could be grouped (--group)."
-        return Verdict("open", title, words, "conditional", count=n)
+        words = "No columns were given by which rows could be grouped (--group)."
+        if given:
+            each = "The only column given" if given == 1 else f"None of {given:,} columns given"
+            words = (
+                f"{each} {'cannot' if given == 1 else 'can'} be cut into groups: that takes rows enough of two values."
+            )
+        return Verdict("open", "No groups to judge", words, "conditional", count=n)
     words = f"In none of {len(columns)} ways to group the rows does a group fail beyond what chance explains."
     if worst is not None:
         words += " Nor does the worst group that a search found fail on the rows it had not seen."
@@ -158,10 +179,16 @@ def conditional(
         return Verdict("open", "Too few rows to judge groups", words, "conditional", count=n)
     lowest = min((column.worst for column in columns), key=lambda group: group.p_value, default=None)
     if lowest is None:
-        return Verdict("good", LIGHTS["conditional"], words, "conditional", count=n)
+        return Verdict("good", title, words, "conditional", count=n)
     low, high = _ends(lowest.share, lowest.count)
     figures = (lowest.share, low, high, lowest.count, lowest.promised)
-    return Verdict("good", LIGHTS["conditional"], words, "conditional", *figures)
+    return Verdict("good", title, words, "conditional", *figures)
+
+
+def _order(failed: tuple[Column[Group] | Column[ClassGroup], Group | ClassGroup]) -> tuple[float, float, float]:
+    """The least likely first; of those beyond the reach of rounding, the widest gap."""
+    column, group = failed
+    return max(column.adjusted, FLOOR), max(group.p_value, FLOOR), -_gap(group)
 
 
 def _gap(group: Group | ClassGroup) -> float:
@@ -204,8 +231,8 @@ def unfamiliar(found: Outside | None) -> Verdict:
     return Verdict("open", "Hardly tells the unfamiliar", f"{words} More rows would decide.", *figures)
 
 
-def drifted(found: Drift | None, n: int, *, level: float = LIGHT) -> Verdict:
-    """Whether errors changed over time."""
+def drifted(found: Drift | None, n: int, *, noun: str = "coverage", level: float = LIGHT) -> Verdict:
+    """Whether errors changed over time; `noun` is the share that is held against its promise."""
     if found is None:
         few = f"Of {n:,} rows, at least {LEAST} with a time are needed; " if n < LEAST else ""
         words = f"{few}no time column was given (--time)." if not few else f"{few}so that nothing is known of time."
@@ -218,7 +245,7 @@ def drifted(found: Drift | None, n: int, *, level: float = LIGHT) -> Verdict:
     low, high = _ends(part.coverage, part.count)
     figures = ("drift", found.p_value, None, None, found.count, level)
     extent = (
-        f"Of tenths of the rows in time order, coverage is furthest from its promise from {_time(part.start)} to "
+        f"Of tenths of the rows in time order, {noun} is furthest from its promise from {_time(part.start)} to "
         f"{_time(part.stop)}: {part.coverage:.1%} ({low:.1%} to {high:.1%}), promised {part.promised:.1%}."
     )
     if found.alarm is None or found.p_value > level * (1 + ROUNDING):
@@ -227,7 +254,7 @@ def drifted(found: Drift | None, n: int, *, level: float = LIGHT) -> Verdict:
             words += f" At least {DRIFT_ROWS} rows are needed to say more."
             return Verdict("open", "Too few rows to judge drift", words, *figures)
         return Verdict("good", LIGHTS["drift"], words, *figures)
-    raised = f"Alarm at {_time(found.alarm_time)} (row {found.alarm:,}): errors changed beyond chance"
+    raised = f"Alarm at {_time(found.alarm_time)} (row {found.alarm + 1:,}): errors changed beyond chance"
     words = f"{raised} ({stated(found.p_value)}). {extent}"
     if moved <= GROUP:
         return Verdict("good", LIGHTS["drift"], f"{words} The change is too small to matter.", *figures)

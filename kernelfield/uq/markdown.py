@@ -7,7 +7,7 @@ from kernelfield.uq.words import CLASSES, REGRESSION, number
 
 MARKS = {"good": "🟢", "bad": "🔴", "open": "⚪"}
 GRADES = {"good": "good", "bad": "bad", "open": "not judged"}  # colour alone says nothing to some readers
-SPECIAL = "\\`*_[]<>#|~&"
+SPECIAL = "\\`*_[]<>#|~&$@"
 
 
 def summary(content: Mapping[str, Any]) -> str:
@@ -20,7 +20,7 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {escaped(content['model'])}: {escaped(targets)}"
     yield ""
     learned = f"learned from {content['n_train']:,} rows, " if content["n_train"] else ""
-    yield f"{learned}tested on {content['n_test']:,} rows.".capitalize()
+    yield f"{learned}tested on {content['n_test']:,} row{'' if content['n_test'] == 1 else 's'}.".capitalize()
     yield ""
     yield from _table(("", "Question", "Answer"), [_light(one) for one in content["verdicts"]])
     yield ""
@@ -48,8 +48,9 @@ def _light(verdict: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _score(name: str, label: str, form: str, content: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = content["intervals"].get(name)
-    ends = "" if interval is None else f"{number(interval['low'], form)} to {number(interval['high'], form)}"
+    interval = content["intervals"].get(name) or {"low": None, "high": None}
+    known = None not in (interval["low"], interval["high"])
+    ends = f"{number(interval['low'], form)} to {number(interval['high'], form)}" if known else ""
     return label, number(content["scores"][name], form), ends, number(content["baseline"][name], form)
 
 

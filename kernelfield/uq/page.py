@@ -12,7 +12,7 @@ from kernelfield.uq.diagnosis.counts import stated
 from kernelfield.uq.lights import Verdict
 from kernelfield.uq.markup import figure, written
 from kernelfield.uq.paired import Paired
-from kernelfield.uq.remedies import Remedy
+from kernelfield.uq.remedies import Remedy, prescribed
 from kernelfield.uq.report import Part, Report
 from kernelfield.uq.scores import Evaluation
 from kernelfield.uq.sections import Section, Table, line
@@ -20,6 +20,7 @@ from kernelfield.uq.words import REGRESSION, number
 
 POINTS = 2000  # drawn in a figure; shared among outputs, so that a page stays below 1.5 MB
 LEAST_POINTS = 200
+STAY = "What is predicted may stay as it is: no recalibration improves it beyond what chance explains."
 COLUMNS = 6  # of the user's, beside the worst cases
 EXPLAINED = (
     "Means over the test set{}, with 95% intervals. The baseline always predicts {}; the gain is the share of its "
@@ -206,11 +207,7 @@ def mended(report: Report) -> Iterator[Section]:
             learned,
         )
         rows.append(line(*cells, chosen=one.name == name))
-    words = (
-        f"Recommended: {name}. `kernelfield calibrate MODEL --data ROWS --method {name} -o NEW` writes such a model."
-        if name
-        else "The predictions may stay as they are: no recalibration improves them beyond what chance explains."
-    )
+    words = prescribed(name, fitted=report.n_train is not None) or [STAY]
     heads = ("Recalibration", "CRPS", "NLL", "90% coverage", "Interval width", "Learned")
     caption = f"Learned from one half of the rows, measured on {len(tried[0].evaluation.y):,} others."
     figures = [
@@ -222,7 +219,7 @@ def mended(report: Report) -> Iterator[Section]:
         )
         for index, output in enumerate(report.outputs)
     ]
-    yield Section("Recalibration", [words], figures, [Table(caption, heads, rows)])
+    yield Section("Recalibration", words, figures, [Table(caption, heads, rows)])
 
 
 def _curves(tried: Sequence[Remedy[Evaluation]], index: int) -> dict[str, Any]:

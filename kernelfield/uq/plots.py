@@ -17,10 +17,12 @@ import numpy as np
 
 from kernelfield.uq.calibration import Curve, Histogram
 from kernelfield.uq.scores import Evaluation
+from kernelfield.uq.words import day
 
 try:
     import matplotlib
     from matplotlib.axes import Axes
+    from matplotlib.dates import AutoDateLocator
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 except ImportError as error:
@@ -137,6 +139,12 @@ def label(text: object, most: int = 24) -> str:
     line = "".join(letter if letter.isprintable() else " " for letter in str(text))
     line = line if len(line) <= most else f"{line[: most - 1]}…"
     return line.replace("$", r"\$")
+
+
+def dated(axes: Axes, most: int) -> None:
+    """Dates at so many ticks at most of an axis of days since 1970-01-01."""
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=most))
+    axes.xaxis.set_major_formatter(lambda value, _: day(value))
 
 
 def square(x: float, y: float, colour: str, alpha: float) -> Rectangle:

@@ -7,7 +7,7 @@ classes, is lower than theirs by more than chance explains; or no higher than ch
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from kernelfield.core.posterior import Posterior
 from kernelfield.uq.calibration import band
 from kernelfield.uq.classes import ClassEvaluation, bins_for
 from kernelfield.uq.laws import Sample
+from kernelfield.uq.lights import Verdict, advice
 from kernelfield.uq.recalibration.levels import IsotonicLevels
 from kernelfield.uq.recalibration.probabilities import IsotonicProbabilities, TemperatureScaling
 from kernelfield.uq.recalibration.spread import StdScaling
@@ -99,11 +100,17 @@ def recommended(tried: Sequence[Remedy[Evaluation]] | Sequence[Remedy[ClassEvalu
     return min(worth, key=lambda one: float(_loss(one.evaluation).mean())).name if worth else None
 
 
-def prescribed(name: str | None) -> list[str]:
-    """What a recommended remedy comes to, in a sentence."""
+def advised(verdicts: Sequence[Verdict], name: str | None, *, fitted: bool) -> list[str]:
+    """What to do about the lights; a remedy that was tried and does best replaces what that of calibration proposes."""
+    answers = [replace(one, remedy="") if name and one.name == "calibration" else one for one in verdicts]
+    return [*advice(answers), *prescribed(name, fitted=fitted)]
+
+
+def prescribed(name: str | None, *, fitted: bool) -> list[str]:
+    """What a recommended remedy comes to, in a sentence; `fitted` if a model of this package made the predictions."""
     if name is None:
         return []
-    way = f"kernelfield calibrate --method {name}"
+    way = f"kernelfield calibrate --method {name}" if fitted else f"Calibrated(estimator, method={name!r}) in Python"
     return [f"Of the recalibrations that were tried, {name} does best on rows it has not seen ({way})."]
 
 

@@ -30,11 +30,26 @@ from kernelfield.uq.markdown import summary
 from kernelfield.uq.order import Order, order
 from kernelfield.uq.paired import Paired, compared_with
 from kernelfield.uq.record import heading, plain
-from kernelfield.uq.remedies import Remedy, prescribed, recommended
+from kernelfield.uq.remedies import Remedy, advised, recommended
 from kernelfield.uq.rows import Rows
 from kernelfield.uq.scores import Evaluation, baseline, evaluate
-from kernelfield.uq.verdict import advice, output_verdicts
+from kernelfield.uq.verdict import output_verdicts
 
+NUMBERS = (  # that conditions may ask for
+    "rmse",
+    "mae",
+    "r2",
+    "nll",
+    "crps",
+    "interval90",
+    "coverage90",
+    "sharpness90",
+    "quantile05",
+    "quantile95",
+    "skill",
+    "miscalibration",
+    "red_lights",
+)
 FEWEST = 2  # rows, without which no score has an interval
 CLIMATOLOGY = "the mean and deviation of the training targets"
 OWN_CLIMATOLOGY = "the mean and deviation of the test values themselves, as no training targets were given"
@@ -84,6 +99,8 @@ class Report:
     remedies: Sequence[Remedy[Evaluation]] = ()
 
     def __post_init__(self) -> None:
+        if self.model in self.others:
+            raise ValueError(f"the model and one that it is compared with are both called {self.model!r}; rename one")
         for name, other in {"baseline": self.baseline, **self.others}.items():
             if other.y.shape != self.evaluation.y.shape or not np.array_equal(other.y, self.evaluation.y):
                 shapes = f"{self.evaluation.y.shape} and {other.y.shape}"
@@ -163,8 +180,7 @@ class Report:
     @cached_property
     def parts(self) -> list["Part"]:
         """What there is to say of each output."""
-        rows, m = self.rows, len(self.outputs)
-        found = diagnose(self.evaluation, columns=rows.columns, time=rows.clock, outside=rows.outside)
+        m, found = len(self.outputs), diagnose(self.evaluation, **self.rows.asked)
         each = [self] if m == 1 else [self.output(index) for index in range(m)]
         return [Part(one, findings, LIGHT / m) for one, findings in zip(each, found, strict=True)]
 
@@ -203,10 +219,10 @@ class Report:
     @cached_property
     def advice(self) -> list[str]:
         """What to do, in sentences; nothing where nothing need be done."""
-        return [*advice(self.verdicts), *prescribed(self.advised)]
+        return advised(self.verdicts, self.advised, fitted=self.n_train is not None)
 
     def numbers(self) -> dict[str, float]:
-        """What conditions may ask for: scores, skill, calibration and the number of red lights.
+        """What conditions may ask for, by NUMBERS: scores, skill, calibration and the number of red lights.
 
         Of several outputs means are given, and the largest miscalibration area.
         """
@@ -275,7 +291,10 @@ class Part:
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        return output_verdicts(self.report.evaluation, self.report.baseline, self.findings, level=self.level)
+        one, given = self.report, len(self.report.rows.columns)
+        return output_verdicts(
+            one.evaluation, one.baseline, self.findings, level=self.level, rule=one.rule, given=given
+        )
 
     @cached_property
     def calibration(self) -> Calibration | None:

@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 
 from kernelfield.uq.calibration import Curve
-from kernelfield.uq.diagnosis.drift import Drift
+from kernelfield.uq.diagnosis.drift import Drift, Time
 from kernelfield.uq.diagnosis.groups import ClassGroup, Group
-from kernelfield.uq.plots import BAND, INK, LINE, MISS, MODEL, SIZE, label, svg
+from kernelfield.uq.plots import BAND, INK, LINE, MISS, MODEL, SIZE, dated, label, svg
 from kernelfield.uq.resolution import Risk, Sparsified
 
 DASHED = (0, (4, 3))
 BARS = 40  # of a histogram of deviations
-NAMES = 18  # letters of a group's name
+NAMES = 24  # letters of a group's name
+DATES = 5  # ticks of an axis of dates
+EPOCH, DAY = np.datetime64(0, "s"), np.timedelta64(1, "D")
 
 
 def groups(shown: Sequence[Group | ClassGroup], *, name: str, prefix: str) -> str:
@@ -66,6 +68,7 @@ def wealth(found: Drift, *, prefix: str) -> str:
         axes.axhline(0, color=LINE, linewidth=1)
         axes.plot(found.times, found.path, color=MODEL, linewidth=1.8)
         axes.set(xlabel="time", ylabel="capital (powers of ten)")
+        _write_dates(axes, found)
 
     return svg(draw, prefix)
 
@@ -74,7 +77,7 @@ def rolling(found: Drift, *, share: str, prefix: str) -> str:
     """The share of hits window by window, against its band."""
 
     def draw(axes: Any) -> None:
-        middle = [(float(window.start) + float(window.stop)) / 2 for window in found.windows]
+        middle = [(_placed(window.start) + _placed(window.stop)) / 2 for window in found.windows]
         low, high, promised, came = (
             [getattr(window, name) for window in found.windows] for name in ("low", "high", "promised", "coverage")
         )
@@ -82,8 +85,20 @@ def rolling(found: Drift, *, share: str, prefix: str) -> str:
         axes.plot(middle, promised, color=INK, linewidth=1, linestyle=DASHED)
         axes.plot(middle, came, color=MODEL, linewidth=1.8, marker="o", markersize=3)
         axes.set(xlabel="time", ylabel=share)
+        _write_dates(axes, found)
 
     return svg(draw, prefix)
+
+
+def _placed(time: Time) -> float:
+    """The time of a window on the axis; of a date, which is in words, the days since 1970-01-01."""
+    return float(time) if isinstance(time, float) else float((np.datetime64(time, "s") - EPOCH) / DAY)
+
+
+def _write_dates(axes: Any, found: Drift) -> None:
+    """Dates at the ticks of an axis of days since 1970-01-01."""
+    if isinstance(found.windows[0].start, str):
+        dated(axes, DATES)
 
 
 def doubt(inside: np.ndarray, outside: np.ndarray, *, name: str, prefix: str) -> str:

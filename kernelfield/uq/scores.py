@@ -28,7 +28,7 @@ Count Data", for the PIT where F jumps.
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 import numpy as np
@@ -70,7 +70,8 @@ def evaluate(law: Posterior, y: Tensor | np.ndarray, *, latent: Posterior | None
         for chosen, part in _pieces(law, len(y)):
             for name, value in _measured(part, y[chosen]).items():
                 found[name][chosen] = value.cpu().numpy()
-    return Evaluation(**{name: value.double().cpu().numpy() for name, value in known.items()}, **found)
+    levels = tuple(law.levels.tolist()) if isinstance(law, Quantiles) else None
+    return Evaluation(**{name: value.double().cpu().numpy() for name, value in known.items()}, **found, levels=levels)
 
 
 def _pieces(law: Posterior, n: int) -> Iterator[tuple[slice, Posterior]]:
@@ -101,9 +102,11 @@ def _measured(law: Posterior, y: Tensor) -> dict[str, Tensor]:
 class Evaluation:
     """What the laws of n points and m outputs said, what came to be, and the scores of each.
 
-    Every field has the shape (n, m); `low`, `high` and `interval` (its score) are of the central
+    Every array has the shape (n, m); `low`, `high` and `interval` (its score) are of the central
     90% interval; `latent` is the standard deviation of the function f that y is noise about. What is
     not known is NaN, and so is a mean of it. Units: those of y, nats for `nll`, none for `pit`.
+    `levels` are those of the quantiles that the laws were given by, between and beyond which nothing was
+    promised; None for laws that were given whole.
     """
 
     y: np.ndarray
@@ -116,6 +119,7 @@ class Evaluation:
     crps: np.ndarray
     interval: np.ndarray
     latent: np.ndarray = field(default_factory=lambda: np.full((1, 1), np.nan))
+    levels: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.latent.shape != self.y.shape:
@@ -123,9 +127,15 @@ class Evaluation:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
-        """The evaluation of all points, from those of consecutive chunks."""
-        names = [field.name for field in fields(cls)]
-        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+        """The evaluation of all points, from those of consecutive chunks; `levels` are those that all were given."""
+        each = [part.arrays() for part in parts]
+        given = [set(part.levels) for part in parts if part.levels is not None]
+        levels = tuple(sorted(set.intersection(*given))) if given else None
+        return cls(**{name: np.concatenate([part[name] for part in each]) for name in each[0]}, levels=levels)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is known of the points (n, m), by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "levels"}
 
     @property
     def losses(self) -> np.ndarray:
@@ -134,12 +144,12 @@ class Evaluation:
 
     def output(self, index: int) -> "Evaluation":
         """The evaluation of one output, with arrays of shape (n, 1)."""
-        columns = {field.name: getattr(self, field.name)[:, index : index + 1] for field in fields(self)}
-        return Evaluation(**columns)
+        columns = {name: values[:, index : index + 1] for name, values in self.arrays().items()}
+        return Evaluation(**columns, levels=self.levels)
 
     def rows(self, chosen: np.ndarray) -> "Evaluation":
         """The evaluation of some of the points, by their indices or a mask."""
-        return Evaluation(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+        return Evaluation(**{name: values[chosen] for name, values in self.arrays().items()}, levels=self.levels)
 
     def scores(self) -> dict[str, float]:
         """Means over the points, then over the outputs.
@@ -248,13 +258,14 @@ def baseline(y_train: np.ndarray, y_test: np.ndarray) -> Evaluation:
     """Evaluate the least that a model must beat: one Gaussian of the training mean and deviation.
 
     y_train (n, m) and y_test (k, m), or (n,) and (k,). A target that was constant in training has
-    no deviation; 1 is taken, as the scaling of targets does.
+    no deviation; 1 is taken, as the scaling of targets does, and `std` is NaN.
     """
     train, test = (_columns(_tensor(y).double()) for y in (y_train, y_test))
     varies = train.amax(0) > train.amin(0)  # exact, where the deviation of equal numbers may be a rounding error
     variance = torch.where(varies, train.var(0, correction=0), 1.0)
     # A single function with Gaussian noise is a Gaussian, and needs no joint covariance.
-    return evaluate(Draws(train.mean(0).expand(1, *test.shape), torch.ones(1).to(test), variance), test)
+    made = evaluate(Draws(train.mean(0).expand(1, *test.shape), torch.ones(1).to(test), variance), test)
+    return replace(made, std=np.where(varies.cpu().numpy(), made.std, np.nan))
 
 
 def _columns(y: Tensor) -> Tensor:

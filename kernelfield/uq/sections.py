@@ -242,7 +242,7 @@ def cases(found: Findings, rows: Rows, shown: Sequence[str], prefix: str) -> Sec
     for case in found.cases:
         ends = {"text": f"{number(case.low)} to {number(case.high)}", "value": case.low, "whole": ""}
         own = [cell(case.row + 1), cell(case.y), cell(case.mean), ends, cell(case.z)]
-        lines.append({"cells": [*own, *(entry(rows.columns[name][case.row]) for name in shown)], "front": False})
+        lines.append({"cells": [*own, *(entry(rows.entry(name, case.row)) for name in shown)], "front": False})
     heads = ("Row", "Observed", "Predicted", "90% interval", "Deviations off", *shown)
     return listed(heads, lines, prefix)
 
@@ -252,7 +252,7 @@ def class_cases(found: ClassFindings, names: Sequence[str], rows: Rows, shown: S
     lines = []
     for case in found.cases:
         said = [entry(names[case.label]), cell(case.probability), entry(names[case.expected]), cell(case.confidence)]
-        more = (entry(rows.columns[name][case.row]) for name in shown)
+        more = (entry(rows.entry(name, case.row)) for name in shown)
         lines.append({"cells": [cell(case.row + 1), *said, *more], "front": False})
     return listed(("Row", "Came", "Its probability", "Expected", "Confidence", *shown), lines, prefix)
 

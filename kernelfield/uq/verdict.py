@@ -14,12 +14,14 @@ seven ways, all exact whatever the law: coverage of central 50%, 80%, 90% and 95
 (binomial), the Kolmogorov-Smirnov distance of the PIT, and the mean square and mean of normal
 scores z = Phi^-1(pit), which for Gaussian laws are errors divided by their predicted standard deviation, so
 that n mean(z^2) is chi-square with n degrees of freedom. Scores are bounded at 1 / (4 n) of a
-tail, so that a single outlier is the concern of the tails alone. Large enough: a percentage
-point of coverage, and what amounts to it elsefindings. "open" says what is missing for an answer.
+tail, so that a single outlier is the concern of the tails alone. Of laws given by quantiles only intervals
+with both ends among them are tested, and the rest only with nine or more. Large enough: a percentage
+point of coverage, and what amounts to it elsewhere. "open" says what is missing for an answer.
 
 All take the rows as independent.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,7 +29,7 @@ import numpy as np
 from scipy import special, stats
 
 from kernelfield.uq.calibration import CONFIDENCE, Calibration, band
-from kernelfield.uq.class_verdict import RULE, class_verdicts, honesty
+from kernelfield.uq.class_verdict import class_verdicts, honesty
 from kernelfield.uq.diagnosis.counts import binomial
 from kernelfield.uq.diagnosis.findings import Findings
 from kernelfield.uq.diagnosis.groups import covered
@@ -54,7 +56,10 @@ SHIFT = 0.05  # predicted standard deviations, that move the PIT by DISTANCE
 TAIL = 0.01  # on either side
 FAR = 0.001
 TAIL_ROWS = 300  # of which three lie in either tail
-USELESS = "Do not use this model: predicting the training mean and deviation alone does better."
+MANY = 9  # quantiles from which the shape of a law is known
+NEAR = 1e-6  # of levels, that may come in single precision
+RULE = "the training mean and deviation"
+USELESS = "Do not use this model: it does worse than always predicting"
 
 
 def verdicts(
@@ -63,31 +68,43 @@ def verdicts(
     outputs: Sequence[str],
     *,
     findings: Sequence[Findings] | None = None,
+    rule: str = RULE,
+    given: int = 0,
 ) -> list[Verdict]:
     """Calibration and sharpness; all six with findings, one for each output.
 
     For several outputs, how many of them have a good answer. `findings` are those of
-    `kernelfield.uq.diagnosis.findings.diagnose`.
+    `kernelfield.uq.diagnosis.findings.diagnose`; `rule` is what the baseline always predicts, in words,
+    and `given` the number of columns by which rows could be grouped.
     """
     m = len(outputs)
     known: Sequence[Findings | None] = [None] * m if findings is None else findings
     each = [
-        output_verdicts(model.output(i), baseline and baseline.output(i), known[i], level=LIGHT / m) for i in range(m)
+        output_verdicts(
+            model.output(i), baseline and baseline.output(i), known[i], level=LIGHT / m, rule=rule, given=given
+        )
+        for i in range(m)
     ]
     return each[0] if m == 1 else [shared(answers, outputs) for answers in zip(*each, strict=True)]
 
 
 def output_verdicts(
-    model: Evaluation, baseline: Evaluation | None, findings: Findings | None = None, *, level: float = LIGHT
+    model: Evaluation,
+    baseline: Evaluation | None,
+    findings: Findings | None = None,
+    *,
+    level: float = LIGHT,
+    rule: str = RULE,
+    given: int = 0,
 ) -> list[Verdict]:
     """The answers for one output, each red for a calibrated model with a probability of at most `level`."""
-    basic = [calibrated(model, level=level), _gain(model, baseline, level)]
+    basic = [calibrated(model, level=level), _gain(model, baseline, level, rule)]
     if findings is None:
         return basic
     n = len(model.y)
     return [
         *basic,
-        conditional(findings.columns, findings.worst, n, subject="The 90% intervals hold", level=level),
+        conditional(findings.columns, findings.worst, n, subject="The 90% intervals hold", level=level, given=given),
         _tails(model, level),
         unfamiliar(findings.outside),
         drifted(findings.drift, n, level=level),
@@ -109,16 +126,20 @@ class _Check:
 
 def calibrated(model: Evaluation, *, level: float = LIGHT) -> Verdict:
     """Whether the laws of one output are as right as they say."""
-    n, inside = len(model.y), covered(model)
+    n, tested = len(model.y), _promised(model)
+    if not tested:
+        words = "The predictions promise no interval by which they could be judged."
+        return Verdict("open", "No intervals to judge", words, "calibration", count=n)
+    main = next((one for one in tested if one.share == LEVEL), tested[-1])
+    inside = main.holds(model)
     share = float(inside.mean())
-    pit = model.pit[:, 0]
-    checks, spread, shift, factor = _checks(pit, level) if np.isfinite(pit).all() else _interval_check(share, n, level)
+    checks, spread, shift = _checks(model, tested, level)
     confidence = 1 - level / len(checks)
-    low, high = (float(end) for end in band(n, LEVEL, confidence=confidence))
-    found = f"The 90% intervals hold {share:.1%} of {n:,} test values"
+    low, high = (float(end) for end in band(n, main.share, confidence=confidence))
+    found = f"{main.words[:1].upper()}{main.words[1:]} hold {share:.1%} of {n:,} test values"
     allowed = f"for honest intervals chance allows {low:.1%} to {high:.1%} ({confidence:.2%} band)"
     ends = stats.binomtest(int(inside.sum()), n).proportion_ci(CONFIDENCE)
-    verdict = Verdict("open", "", "", "calibration", share, float(ends.low), float(ends.high), n, LEVEL)
+    verdict = Verdict("open", "", "", "calibration", share, float(ends.low), float(ends.high), n, main.share)
     if n < FEWEST:
         title, words = "Too few rows to judge the intervals", f"{found}; {allowed}. At least {FEWEST} are needed."
         return replace(verdict, title=title, sentence=words)
@@ -128,21 +149,72 @@ def calibrated(model: Evaluation, *, level: float = LIGHT) -> Verdict:
         small = " Chance does not explain all of the gap, but it is too small to matter." if slight else ""
         title = "Intervals keep their promise"
         return replace(verdict, grade="good", title=title, sentence=f"{found}; {allowed}.{small}")
-    title, words, remedy = _fault(failed, share, spread, shift, factor)
+    title, words, remedy = _fault(failed, model, main, spread, shift)
     return replace(verdict, grade="bad", title=title, sentence=f"{found}; {allowed}. {words}", remedy=remedy)
 
 
-def _checks(pit: np.ndarray, level: float) -> tuple[list[_Check], float, float, float]:
-    """The seven tests, the spread and shift of normal scores, and the factor that puts 90% of them inside."""
-    n, tests = len(pit), len(LEVELS) + 3
-    sorted_pit = Calibration(np.sort(pit))
-    distance = np.abs(2 * pit - 1)
+@dataclass(frozen=True)
+class _Interval:
+    """An interval that laws promise, between two levels of their quantiles."""
+
+    low: float
+    high: float
+    share: float
+
+    @property
+    def central(self) -> bool:
+        return abs(self.low + self.high - 1) < NEAR
+
+    @property
+    def words(self) -> str:
+        if self.central:
+            return f"the {percent(self.share)} intervals"
+        return f"the intervals from the {percent(self.low)} to the {percent(self.high)} quantile"
+
+    def holds(self, model: Evaluation) -> np.ndarray:
+        """Whether each value (n,) lies inside."""
+        if self.share == LEVEL and self.central:
+            return covered(model)
+        pit = model.pit[:, 0]
+        return (self.low - NEAR <= pit) & (pit <= self.high + NEAR)
+
+
+def percent(share: float) -> str:
+    """A share in percent, without digits that say nothing.
+
+    >>> percent(0.9), percent(0.975)
+    ('90%', '97.5%')
+    """
+    return f"{100 * share:.4g}%"
+
+
+def _promised(model: Evaluation) -> list[_Interval]:
+    """The intervals to test, by their share: of laws given by quantiles, only those with both ends among them."""
+    levels = model.levels
+    if levels is None:
+        shares = LEVELS if np.isfinite(model.pit).all() else (LEVEL,)
+        return [_Interval((1 - share) / 2, (1 + share) / 2, share) for share in shares]
+    pairs = [1 - 2 * low for low in levels if low < 0.5 and any(abs(low + high - 1) < NEAR for high in levels)]
+    known = [share for share in LEVELS if any(abs(share - pair) < NEAR for pair in pairs)] or pairs[:1]
+    if known:
+        return [_Interval((1 - share) / 2, (1 + share) / 2, share) for share in known]
+    return [_Interval(levels[0], levels[-1], levels[-1] - levels[0])] if len(levels) > 1 else []
+
+
+def _checks(model: Evaluation, tested: Sequence[_Interval], level: float) -> tuple[list[_Check], float, float]:
+    """The tests of coverage and, where whole laws are known, of their shape; the spread and shift of normal scores."""
+    pit = model.pit[:, 0]
+    n = len(pit)
+    whole = bool(np.isfinite(pit).all()) and (model.levels is None or len(model.levels) >= MANY)
+    tests = len(tested) + 3 * whole
     checks = []
-    for promised in LEVELS:
-        hits = int((distance <= promised).sum())
-        unlikely = binomial(n, promised).p_value(hits) < level / tests
-        checks.append(_Check(f"coverage{promised:.0%}", unlikely, abs(hits / n - promised) > MARGIN))
-    gap = sorted_pit.kolmogorov
+    for one in tested:
+        hits = int(one.holds(model).sum())
+        unlikely = binomial(n, one.share).p_value(hits) < level / tests
+        checks.append(_Check(one.words, unlikely, abs(hits / n - one.share) > MARGIN))
+    if not whole:
+        return checks, 1.0, 0.0
+    gap = Calibration(np.sort(pit)).kolmogorov
     checks.append(_Check("shape", gap.p_value < level / tests, gap.statistic > DISTANCE))
     z = special.ndtri(np.clip(pit, 0.25 / n, 1 - 0.25 / n))
     total, mean = float(z @ z), float(z.mean())
@@ -151,18 +223,22 @@ def _checks(pit: np.ndarray, level: float) -> tuple[list[_Check], float, float, 
     checks.append(_Check("spread", p_value < level / tests, abs(spread - 1) > SPREAD))
     p_value = 2 * float(special.ndtr(-abs(mean) * n**0.5))
     checks.append(_Check("shift", p_value < level / tests, abs(mean) > SHIFT))
-    # The same quantile of |z| as of the distance, of which it is an increasing function.
-    factor = float(np.quantile(np.abs(z), LEVEL) / special.ndtri((1 + LEVEL) / 2))
-    return checks, spread, mean, factor
+    return checks, spread, mean
 
 
-def _interval_check(share: float, n: int, level: float) -> tuple[list[_Check], float, float, float]:
-    """The test of coverage alone, where no distribution function is known."""
-    unlikely = binomial(n, LEVEL).p_value(round(share * n)) < level
-    return [_Check(f"coverage{LEVEL:.0%}", unlikely, abs(share - LEVEL) > MARGIN)], 1.0, 0.0, float("nan")
+def _factor(model: Evaluation) -> float:
+    """By what to multiply the laws' deviations for 90% of the values to lie inside; NaN where it is not known.
+
+    An error is held against the way from the mean to the end of the 90% interval on its side, which of a Gaussian law
+    is 1.645 deviations. Unlike normal scores, this knows no bound.
+    """
+    error = model.y - model.mean
+    reach = np.where(error < 0, model.mean - model.low, model.high - model.mean)
+    known = np.isfinite(reach) & (reach > 0)
+    return float(np.quantile(np.abs(error[known]) / reach[known], LEVEL)) if known.any() else math.nan
 
 
-def _fault(failed: set[str], share: float, spread: float, shift: float, factor: float) -> tuple[str, str, str]:
+def _fault(failed: set[str], model: Evaluation, main: _Interval, spread: float, shift: float) -> tuple[str, str, str]:
     """What is wrong: a title, words, and the remedy."""
     around = max(spread**2 - shift**2, 0.0) ** 0.5  # of the scores about their own mean
     size = f"{abs(shift):.2g} predicted standard deviations"
@@ -170,12 +246,16 @@ def _fault(failed: set[str], share: float, spread: float, shift: float, factor: 
     if "shift" in failed and abs(around - 1) <= SPREAD:
         words = f"Predictions are too {high} by {size} on average."
         return f"Predictions are too {high}", words, f"Correct the means: they are too {high} by about {size}."
-    off = f"coverage{LEVEL:.0%}" in failed
+    off = main.words in failed
     if off or "spread" in failed:
-        narrow = share < LEVEL if off else spread > 1
-        said = f"Errors are typically {spread:.2f} times as large as predicted." if "spread" in failed else ""
+        # Without a gap at 90% scores are near their bound for none but a few.
+        times = spread if not off else _factor(model) if main.share == LEVEL else math.nan
+        narrow = float(main.holds(model).mean()) < main.share if off else spread > 1
+        known = math.isfinite(times)
+        said = f"Errors are typically {times:.2f} times as large as predicted." if known else ""
         words = f"That is {'fewer' if narrow else 'more'} than they promise. {said}".strip() if off else said
-        change = f": multiply predicted standard deviations by about {factor:.2f}" if np.isfinite(factor) else ""
+        what = "predicted standard deviations" if model.levels is None else "the widths of the intervals"
+        change = f": multiply {what} by about {times:.2f}" if known else ""
         title = f"Intervals are too {'narrow' if narrow else 'wide'}"
         return title, words, f"Recalibrate{change} (kernelfield calibrate)."
     words = "Other intervals do not hold what they promise: the shape of the predicted laws is wrong."
@@ -183,13 +263,15 @@ def _fault(failed: set[str], share: float, spread: float, shift: float, factor: 
     return "The shape of the predictions is wrong", words, remedy
 
 
-def _gain(model: Evaluation, baseline: Evaluation | None, level: float) -> Verdict:
+def _gain(model: Evaluation, baseline: Evaluation | None, level: float, rule: str) -> Verdict:
     if baseline is None:
         words = "No training targets were given, so that there is no baseline to beat."
         return Verdict("open", "Nothing to compare the model with", words, "sharpness")
-    rule = "always predicting the training mean and deviation"
-    found = compared(model.crps, baseline.crps, "CRPS", rule, level=level)
-    return replace(found, remedy=USELESS) if found.grade == "bad" else found
+    if not (baseline.std > 0).all():
+        words = "The targets that the baseline learned from are all equal, so that it has no deviation to predict."
+        return Verdict("open", "The baseline has no spread", words, "sharpness", count=len(model.y))
+    found = compared(model.crps, baseline.crps, "CRPS", f"always predicting {rule}", level=level)
+    return replace(found, remedy=f"{USELESS} {rule}.") if found.grade == "bad" else found
 
 
 def _tails(model: Evaluation, level: float) -> Verdict:
@@ -198,11 +280,17 @@ def _tails(model: Evaluation, level: float) -> Verdict:
     if not np.isfinite(pit).all():
         words = "The predictions say nothing of their distribution beyond intervals, so that tails cannot be judged."
         return Verdict("open", "Tails are not known", words, "tails", count=n)
+    levels = (0.0, 1.0) if model.levels is None else model.levels
+    if not _reach(levels, TAIL):
+        ends = f" from {percent(levels[0])} to {percent(levels[-1])}" if levels else " of several levels"
+        words = f"Only quantiles{ends} were given, and those of 1% and 99% are needed."
+        return Verdict("open", "Tails are not known", words, "tails", count=n)
     tests: list[tuple[Callable[[np.ndarray], np.ndarray], float]] = [
         (lambda u: u < TAIL, TAIL),
         (lambda u: u > 1 - TAIL, TAIL),
-        (lambda u: (u < FAR) | (u > 1 - FAR), 2 * FAR),
     ]
+    if _reach(levels, FAR):
+        tests.append((lambda u: (u < FAR) | (u > 1 - FAR), 2 * FAR))
     counts = [int(beyond(pit).sum()) for beyond, _ in tests]
     heavy = [
         binomial(n, promised).p_above(count) < level / len(tests) and count > MORE * n * promised
@@ -213,9 +301,10 @@ def _tails(model: Evaluation, level: float) -> Verdict:
     figures = ("tails", beyond / n, float(ends.low), float(ends.high), n, 2 * TAIL)
     found = (
         f"{beyond:,} of {n:,} values ({beyond / n:.1%}) lie beyond the predicted 1% and 99% points, where "
-        f"{2 * TAIL:.1%} should ({counts[0]:,} below, {counts[1]:,} above); {counts[2]:,} beyond the 0.1% "
-        f"and 99.9% points, where {2 * FAR * n:,.1f} should."
+        f"{2 * TAIL:.1%} should ({counts[0]:,} below, {counts[1]:,} above)"
     )
+    far = f"; {counts[2]:,} beyond the 0.1% and 99.9% points, where {2 * FAR * n:,.1f} should" if counts[2:] else ""
+    found = f"{found}{far}."
     if any(heavy):
         remedy = "Expect larger misses than the model says: take a law of heavier tails (Student-t) or recalibrate it."
         return Verdict("bad", "Large misses are too frequent", found, *figures, remedy)
@@ -223,6 +312,11 @@ def _tails(model: Evaluation, level: float) -> Verdict:
         words = f"{found} At least {TAIL_ROWS} rows are needed to judge what is so rare."
         return Verdict("open", "Too few rows to judge large misses", words, *figures)
     return Verdict("good", "Large misses are as rare as promised", found, *figures)
+
+
+def _reach(levels: Sequence[float], tail: float) -> bool:
+    """Whether quantiles were given as far out as that."""
+    return len(levels) > 1 and levels[0] <= tail + NEAR and levels[-1] >= 1 - tail - NEAR
 
 
 __all__ = [

@@ -2,7 +2,10 @@
 
 import math
 
+import numpy as np
+
 MINUS = "\N{MINUS SIGN}"
+SHOWN_DAYS = 2_932_896  # until 9999-12-31; numbers beyond are no dates that can be written
 
 # Of each score: its name, as written, what it says, its format.
 REGRESSION = (
@@ -41,6 +44,19 @@ def number(value: object, form: str = "") -> str:
             return f"{value:,}"
         case _:
             return str(value)
+
+
+def day(value: float) -> str:
+    """Days since 1970-01-01 as an ISO date, with the time of day unless that is midnight, to the second.
+
+    >>> day(19909.0), day(19909.5), day(-0.25)
+    ('2024-07-05', '2024-07-05 12:00', '1969-12-31 18:00')
+    """
+    if not abs(value) <= SHOWN_DAYS:
+        return number(value)
+    stamp = np.datetime64(round(value * 86_400), "s")
+    date, clock = str(stamp).split("T")
+    return date if clock == "00:00:00" else f"{date} {clock.removesuffix(':00')}"
 
 
 def _four_digits(value: float) -> str:

@@ -108,9 +108,8 @@ def test_a_target_that_is_not_there_is_refused_with_those_near(data: Path) -> No
     assert (result.exit_code, "a classifier has one target" in result.stderr) == (1, True)
 
 
+@pytest.mark.usefixtures("pages_forgotten")
 def test_what_pages_need_is_named_before_any_fit(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("page", "plots", "comparison_page"):
-        monkeypatch.delitem(sys.modules, f"kernelfield.uq.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("compare", data, "--target", "price", *PAIR, "-o", tmp_path / "r.html")
     assert result.exit_code == 1

@@ -69,7 +69,7 @@ def test_predictions_of_another_program_are_reported(world: Path, tmp_path: Path
     content = json.loads(record.read_text())
     assert (content["model"], content["n_train"], content["n_test"]) == ("said", None, 150)
     assert content["scores"]["rmse"] == pytest.approx(0.4, rel=0.2)
-    assert content["comparison"][0]["model"] == "worse"
+    assert content["comparison"][0]["model"] == str(world / "worse.csv")
     assert "tested on 150" in said and "learned" not in said
 
 
@@ -105,12 +105,31 @@ def test_bad_requests_are_refused_in_a_sentence_and_nothing_is_written(make, mor
     assert not (tmp_path / "r.html").exists()
 
 
+def test_a_table_of_the_same_file_name_is_another_one(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    pd.read_csv(world / "worse.csv").to_csv(tmp_path / "old" / "said.csv", index=False)
+    other, record = tmp_path / "old" / "said.csv", tmp_path / "r.json"
+    code, said = run(*on_arrays(world, "--compare", other, "-o", tmp_path / "r.html", "--json", record))
+    assert code == 0, said
+    content = json.loads(record.read_text())
+    assert content["scores"]["rmse"] == pytest.approx(0.4, rel=0.2)
+    assert (content["comparison"][0]["model"], content["comparison"][0]["difference"]["low"] > 0) == (str(other), True)
+
+
+def test_a_model_is_compared_with_a_folder_called_as_it_is(world, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(world)
+    code, said = run(*on_model(world, "--compare", "gp-rbf", "-o", tmp_path / "r.html", "--json", tmp_path / "r.json"))
+    assert code == 0, said
+    pair = json.loads((tmp_path / "r.json").read_text())["comparison"][0]
+    assert (pair["model"], pair["difference"]["value"]) == ("gp-rbf (folder)", 0)
+
+
 SPOILT = {
     "a deviation of zero": ({"s": 0.0}, "1 "),
     "a negative deviation": ({"s": -1.0}, "1 "),
     "a missing mean": ({"m": np.nan}, "1 "),
     "a missing value": ({"y": np.nan}, "1 "),
-    "text": ({"m": "many"}, "column 'm' must hold numbers, got "),
+    "text": ({"m": "many"}, "column 'm' holds 'many' in row 4, which is no number"),
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kernelfield.data.columns import clock, columns
+from kernelfield.data.columns import clock, columns, dates
 
 FRAME = pd.DataFrame(
     {
@@ -69,3 +69,11 @@ def test_a_clock_is_of_numbers_or_dates(name):
 def test_a_row_without_a_time_is_named(name, found):
     with pytest.raises(ValueError, match=f"column '{name}' orders the rows in time, and {found}; write numbers or"):
         clock(FRAME[name])
+
+
+def test_dates_are_told_from_numbers_and_text():
+    mixed = pd.DataFrame(
+        {"first a date": ["2024-01-01", "soon"], "numbers as text": ["1", "2"], "gap": [None, "2024-01-01"]}
+    )
+    assert dates(FRAME) == ["day", "stamp"]
+    assert dates(mixed) == ["gap"]

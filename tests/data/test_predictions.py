@@ -91,9 +91,16 @@ def test_one_draw_is_too_few():
         Layout.parse("y=y,samples=draw_1").arrays(FRAME)
 
 
-def test_text_where_numbers_are_needed_is_named():
-    with pytest.raises(ValueError, match="column 'kind' must hold numbers, got 'cat'"):
-        Layout.parse("y=y,mean=kind,std=s").arrays(FRAME)
+def test_text_where_numbers_are_needed_is_named_with_its_row():
+    frame = FRAME.astype({"s": object})
+    frame.loc[1, "s"] = "oops"
+    with pytest.raises(ValueError, match="column 's' holds 'oops' in row 2, which is no number"):
+        Layout.parse("y=y,mean=m,std=s").arrays(frame)
+
+
+def test_the_value_itself_is_no_draw():
+    frame = FRAME.rename(columns={"y": "draw_y"})
+    assert len(Layout.parse("y=draw_y,samples=draw_").arrays(frame)["samples"]) == 2
 
 
 def test_a_label_without_a_probability_is_named():

@@ -2,7 +2,6 @@
 
 import math
 import time
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -215,9 +214,9 @@ def test_a_share_of_all_rows_has_the_exact_interval_where_no_draw_differs():
 
 def test_a_score_that_is_unknown_or_infinite_has_no_interval_and_spoils_no_other():
     evaluation = regression(50)
-    arrays = {field.name: getattr(evaluation, field.name) for field in fields(evaluation)}
     lost = Evaluation(
-        **arrays | {"nll": np.full((50, 1), np.nan), "crps": np.where(np.arange(50) == 3, np.inf, 1.0)[:, None]}
+        **evaluation.arrays()
+        | {"nll": np.full((50, 1), np.nan), "crps": np.where(np.arange(50) == 3, np.inf, 1.0)[:, None]}
     )
     found = score_intervals(lost)
     assert math.isnan(found["nll"].value) and math.isnan(found["nll"].low)
@@ -255,7 +254,13 @@ def test_one_row_or_other_rows_are_refused():
 def test_a_million_rows_take_a_second_or_two():
     small = regression(2)
     column = np.random.default_rng(0).random((1_000_000, 1))
-    evaluation = Evaluation(**{field.name: column for field in fields(small)})
+    evaluation = Evaluation(**{name: column for name in small.arrays()})
     start = time.perf_counter()
     score_intervals(evaluation)
     assert time.perf_counter() - start < 5
+
+
+def test_the_unit_of_a_loss_however_large_is_that_of_its_interval():
+    losses = np.random.default_rng(0).exponential(size=(50, 1))
+    one, large = (bootstrap(scale * losses, lambda means: means)[0] for scale in (1.0, 1e200))
+    assert (large.low / 1e200, large.high / 1e200) == pytest.approx((one.low, one.high), rel=1e-12)

@@ -169,7 +169,7 @@ def test_a_level_that_the_rows_cannot_give_names_the_rows_that_can():
 
 
 def test_several_outputs_or_missing_pit_values_are_refused():
-    two = Evaluation(**{name: np.repeat(value, 2, 1) for name, value in vars(gaussian(5)).items()})
+    two = Evaluation(**{name: np.repeat(value, 2, 1) for name, value in gaussian(5).arrays().items()})
     with pytest.raises(ValueError, match=r"of one output, got 2; take evaluation.output\(i\)"):
         curve(two)
     lost = gaussian(5)
@@ -181,7 +181,7 @@ def test_several_outputs_or_missing_pit_values_are_refused():
 @pytest.mark.slow
 def test_a_million_rows_take_no_second():
     pit = np.random.default_rng(0).random((1_000_000, 1))
-    evaluation = Evaluation(**{name: pit for name in vars(gaussian(2))})
+    evaluation = Evaluation(**{name: pit for name in gaussian(2).arrays()})
     start = time.perf_counter()
     found = Calibration.of(evaluation)
     found.curve(), found.histogram(), found.tails(), found.area, found.kolmogorov, found.cramer

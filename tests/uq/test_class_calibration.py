@@ -154,3 +154,9 @@ def test_a_million_rows_take_seconds():
     for one in (top_label_ece, classwise_ece, adaptive_ece, worst_gap, spiegelhalter, kolmogorov, selective_risk):
         one(result)
     assert time.perf_counter() - start < 12
+
+
+def test_the_adaptive_error_of_a_constant_law_is_that_of_all_rows_in_any_order():
+    labels, said = np.repeat([0, 1], [703, 297]), np.tile([0.7, 0.3], (1000, 1))
+    for order in (np.arange(1000), np.random.default_rng(0).permutation(1000)):
+        assert adaptive_ece(ClassEvaluation.of(said, labels[order])) == pytest.approx(0.003, abs=1e-12)

@@ -6,7 +6,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from kernelfield.uq.class_report import ClassReport
+from kernelfield.uq.class_report import NUMBERS, ClassReport
 from kernelfield.uq.classes import ClassEvaluation
 from kernelfield.uq.lights import LIGHTS
 from kernelfield.uq.remedies import class_remedies
@@ -102,6 +102,7 @@ def test_everything_that_is_known_has_its_section():
     assert {verdict.name for verdict in made.verdicts} == set(LIGHTS)
     assert made.advised == "temperature" and "kernelfield calibrate --method temperature" in text
     assert made.pairs[0].model == "flat"
+    assert tuple(made.numbers()) == NUMBERS
 
 
 def test_few_rows_make_a_page():
@@ -119,6 +120,17 @@ def test_arrays_of_any_program_make_a_report():
     assert (known.n_train, known.prior.tolist(), known.classes) == (4, [0.25, 0.5, 0.25], ["0", "1", "2"])
 
 
+@pytest.mark.parametrize("form", [bool, float, np.array(["no", "yes"])], ids=["truths", "floats", "names"])
+def test_labels_may_be_truths_floats_or_names(form):
+    y = np.array([0, 1, 1])
+    labels = form[y] if isinstance(form, np.ndarray) else y.astype(form)
+    made = Report.from_arrays(labels, proba=[[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], classes=["no", "yes"], y_train=labels)
+    assert made.evaluation.labels.tolist() == [0, 1, 1]
+    assert made.prior.tolist() == [1 / 3, 2 / 3]
+    with pytest.raises(ValueError, match="labels hold 'perhaps', which is none of the classes"):
+        Report.from_arrays(["perhaps"], proba=[[0.5, 0.5]], classes=["no", "yes"])
+
+
 def test_other_models_are_of_the_same_labels():
     with pytest.raises(ValueError, match="model and other must be evaluated on the same labels, got 200 and 100"):
         report(others={"other": report(100).evaluation})
@@ -128,3 +140,12 @@ def test_names_and_probabilities_are_of_the_same_classes():
     made = report()
     with pytest.raises(ValueError, match=r"got \(2, 3, 3\) of them"):
         ClassReport("gpc", "kind", ["a", "b"], made.evaluation, made.prior, 10)
+
+
+def test_a_light_calls_the_baseline_what_it_is():
+    labels = np.arange(100) % 2
+    sure = np.linspace(0.9, 0.99, 100)[:, None]
+    wrong = np.where(np.arange(2) == labels[:, None], 1 - sure, sure)
+    for train, rule in ((None, "among the test rows themselves"), (labels, "among the training rows")):
+        light = ClassReport.from_arrays(labels, wrong, y_train=train).verdicts[1]
+        assert light.grade == "bad" and rule in light.remedy

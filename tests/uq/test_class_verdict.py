@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from kernelfield.uq.class_verdict import class_verdicts, honesty
 from kernelfield.uq.classes import ClassEvaluation
@@ -34,6 +35,9 @@ def test_probabilities_that_are_right_are_green_where_there_is_enough_to_judge()
     made = lights(10_000, 0)
     assert list(made) == list(LIGHTS)
     assert {one.grade for one in made.values()} == {"good"}
+    assert made["conditional"].title == "Probabilities hold in every group"
+    assert "accuracy is furthest from its promise" in made["drift"].sentence
+    assert not any("nterval" in one.title + one.sentence for one in made.values())
 
 
 def test_sure_statements_that_are_wrong_are_red():
@@ -42,6 +46,10 @@ def test_sure_statements_that_are_wrong_are_red():
     evaluation, _ = classes(2000, 1, lambda _: 3.0)
     sure = evaluation.confidence >= 0.99
     assert made["tails"].value == pytest.approx(1 - evaluation.right[sure].mean())
+    wrong, n = int((~evaluation.right[sure]).sum()), int(sure.sum())
+    assert made["tails"].low == pytest.approx(stats.beta.ppf(0.025, wrong, n - wrong + 1))  # Clopper & Pearson
+    assert made["tails"].high == pytest.approx(stats.beta.ppf(0.975, wrong + 1, n - wrong))
+    assert (made["calibration"].low, made["calibration"].high) == (None, None)
     assert honesty(classes(2000, 1, lambda _: 0.4)[0]).title == "Probabilities are not sure enough"
 
 
@@ -57,3 +65,11 @@ def test_what_was_not_given_is_open():
     made = {one.name: one for one in class_verdicts(evaluation, None, diagnose_classes(evaluation))}
     assert {one.grade for one in made.values()} == {"open"}
     assert "At least 20 rows" in made["calibration"].sentence
+
+
+def test_the_baseline_is_called_what_it_is():
+    evaluation, _ = classes(500, 0)
+    rule = ClassEvaluation.of(np.full((500, 3), 1 / 3), evaluation.labels)
+    worse = class_verdicts(rule, evaluation, rule="the shares of the test rows")[1]
+    assert worse.remedy.endswith("it does worse than always predicting the shares of the test rows.")
+    assert "than that of always predicting the shares of the test rows" in worse.sentence

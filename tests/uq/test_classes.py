@@ -202,3 +202,28 @@ def test_what_is_no_law_or_no_label_is_refused(p, y, message) -> None:
 def test_bins_must_be_at_least_one() -> None:
     with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
         ClassEvaluation.of([[0.5, 0.5]], [0], bins=0)
+
+
+def test_the_order_of_rows_says_nothing_of_calibration() -> None:
+    """Confidences of one digit tie by the hundred; rows sorted by whether they are right give what shuffled ones do."""
+    generator = np.random.default_rng(0)
+    p = generator.integers(50, 100, 2000) // 10 / 10
+    table, labels = np.stack([p, 1 - p], 1), (generator.random(2000) > p).astype(int)
+    known = ClassEvaluation.of(table, labels)
+    for order in (np.argsort(labels, kind="stable"), generator.permutation(2000)):
+        moved = ClassEvaluation.of(table[order], labels[order])
+        assert moved.scores() == pytest.approx(known.scores(), abs=1e-12)
+        assert vars(moved.brier_parts()) == pytest.approx(vars(known.brier_parts()), abs=1e-12)
+        for one, other in zip(vars(moved.reliability()).values(), vars(known.reliability()).values(), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-12)
+    assert known.reliability().count.tolist() == [(p == level).sum() for level in np.unique(p)]
+
+
+def test_a_constant_confidence_has_one_bin_and_the_error_of_all_rows() -> None:
+    labels = np.repeat([0, 1], [703, 297])
+    result = ClassEvaluation.of(np.tile([0.7, 0.3], (1000, 1)), labels)
+    assert result.reliability().count.tolist() == [1000]
+    assert result.ece == pytest.approx(0.003, abs=1e-12)
+    gap = np.abs(np.arange(1001) / 1000 - 0.7)
+    exact = stats.binom(1000, 0.7).pmf(np.arange(1001)) @ gap
+    assert result.null().mean == pytest.approx(exact, rel=6 * 0.76 / 2000**0.5)  # |g| has 0.76 of its mean as deviation

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from kernelfield.core.posterior import Draws
-from kernelfield.uq.remedies import PLAIN, Remedy, recommended, remedies
+from kernelfield.uq.lights import Verdict
+from kernelfield.uq.remedies import PLAIN, Remedy, advised, recommended, remedies
 
 
 def tried(n: int, *, factor: float = 1.0, outputs: int = 1) -> list[Remedy]:
@@ -51,3 +52,15 @@ def test_a_remedy_is_tried_where_the_rows_are_enough(n, names):
 
 def test_outputs_are_mended_one_by_one():
     assert len(tried(400, factor=0.5, outputs=2)[1].learned["factor"]) == 2
+
+
+def test_a_remedy_that_was_tried_replaces_what_the_light_proposes():
+    lights = [
+        Verdict("bad", "Intervals are too narrow", "They are.", "calibration", remedy="Recalibrate: multiply by 2."),
+        Verdict("bad", "Some groups fail", "They do.", "conditional", remedy="Collect data in Bern."),
+    ]
+    assert advised(lights, None, fitted=True)[0] == "Recalibrate: multiply by 2."
+    told = advised(lights, "isotonic", fitted=True)
+    assert told[0].startswith("Collect data in Bern.")
+    assert "kernelfield calibrate --method isotonic" in told[1]
+    assert "Calibrated(estimator, method='isotonic')" in advised(lights, "isotonic", fitted=False)[1]

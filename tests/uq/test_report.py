@@ -18,7 +18,7 @@ from kernelfield.core.mixing import InverseGamma, Mixing
 from kernelfield.core.posterior import Draws, Elliptical
 from kernelfield.uq.lights import LIGHTS
 from kernelfield.uq.remedies import remedies
-from kernelfield.uq.report import Report
+from kernelfield.uq.report import NUMBERS, Report
 from kernelfield.uq.rows import Rows
 from kernelfield.uq.scores import baseline, evaluate
 
@@ -241,6 +241,7 @@ def test_another_model_is_held_against_this_one_on_the_same_rows():
 def test_the_numbers_for_conditions_are_those_of_the_report():
     made = full(remedies=())
     found = made.numbers()
+    assert tuple(found) == NUMBERS
     assert found["coverage90"] == made.scores()["coverage90"]
     assert found["skill"] == made.skill["crps"].value
     assert found["red_lights"] == sum(verdict.grade == "bad" for verdict in made.verdicts)
@@ -272,6 +273,8 @@ def test_evaluations_of_other_rows_are_refused():
         report(baseline=report(39).baseline)
     with pytest.raises(ValueError, match="model and other must be evaluated on the same values"):
         report(others={"other": report(39).evaluation})
+    with pytest.raises(ValueError, match="compared with are both called 'gp'; rename one"):
+        report(others={"gp": report().evaluation})
     with pytest.raises(ValueError, match="column 'a' has 3 rows and the predictions have 40"):
         report(rows=Rows({"a": [1, 2, 3]}))
 
@@ -286,11 +289,23 @@ def test_numbers_need_neither_matplotlib_nor_jinja2():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.usefixtures("pages_forgotten")
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
 def test_a_missing_package_names_the_extra(package, monkeypatch):
-    for name in ("page", "plots", "markup", "sections", "report_plots"):
-        monkeypatch.delitem(sys.modules, f"kernelfield.uq.{name}", raising=False)
-        monkeypatch.delattr(f"kernelfield.uq.{name}", raising=False)  # or `from kernelfield.uq import plots` finds it
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r"pip install 'kernelfield\[report\]'"):
         report().to_html()
+
+
+def test_a_light_calls_the_baseline_what_it_is():
+    y = np.linspace(-1, 1, 100)
+    for train, rule in ((None, "of the test values themselves"), (y, "of the training targets")):
+        report = Report.from_arrays(y, mean=-9 * y, std=np.ones(100), y_train=train)
+        assert report.verdicts[1].grade == "bad"
+        assert rule in report.verdicts[1].sentence and rule in " ".join(report.advice)
+
+
+def test_columns_of_one_value_are_given_and_judge_nothing():
+    rows = Rows({"site": np.full(100, "Bern")})
+    light = Report.from_arrays(np.linspace(-1, 1, 100), mean=np.zeros(100), std=np.ones(100), rows=rows).verdicts[2]
+    assert light.sentence.startswith("The only column given cannot be cut into groups")

@@ -27,7 +27,7 @@ from kernelfield.uq.scores import Evaluation, evaluate
 def made(error: np.ndarray, std: np.ndarray) -> Evaluation:
     """Of predicted zeros."""
     columns = dict(y=error, mean=np.zeros_like(error), std=std, low=-1.645 * std, high=1.645 * std)
-    rest = {field.name: np.zeros_like(error) for field in fields(Evaluation) if field.name not in columns}
+    rest = {field.name: np.zeros_like(error) for field in fields(Evaluation) if field.name not in {*columns, "levels"}}
     return Evaluation(**{name: value[:, None] for name, value in (columns | rest).items()})
 
 
@@ -185,7 +185,7 @@ def test_every_output_of_a_law_has_its_parts():
 
 def test_bad_input_is_refused():
     few = heteroscedastic(3)
-    two = Evaluation(**{field.name: np.repeat(getattr(few, field.name), 2, 1) for field in fields(few)})
+    two = Evaluation(**{name: np.repeat(value, 2, 1) for name, value in few.arrays().items()})
     with pytest.raises(ValueError, match="10 bins need at least 20 rows and one bin, got 3 rows; take fewer bins"):
         spread(few)
     with pytest.raises(ValueError, match="at least 4 rows, got 3"):

@@ -1,6 +1,6 @@
 """Scores agree with SciPy, scikit-learn and hand-made constants; bad values are refused by name."""
 
-from dataclasses import fields
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,8 +109,8 @@ def test_an_evaluation_holds_the_pointwise_scores(name):
     law = LAWS[name]()
     y = values(law)
     result = evaluate(law, y)
-    assert {getattr(result, field.name).shape for field in fields(result)} == {tuple(y.shape)}
-    assert {getattr(result, field.name).dtype for field in fields(result)} == {np.dtype("float64")}
+    assert {array.shape for array in result.arrays().values()} == {tuple(y.shape)}
+    assert {array.dtype for array in result.arrays().values()} == {np.dtype("float64")}
     expected = {"nll": nll(law, y), "crps": crps(law, y), "pit": pit(law, y), "interval": interval_score(law, y, 0.9)}
     for field, value in expected.items():
         assert_allclose(getattr(result, field), value)
@@ -125,8 +125,8 @@ def test_chunks_join_to_the_whole():
         for rows in (slice(0, 150), slice(150, 399), slice(399, 400))
     ]
     joined, whole = Evaluation.concatenate(parts), evaluate(law, y)
-    for field in fields(whole):
-        assert_allclose(getattr(joined, field.name), getattr(whole, field.name))
+    for name, array in whole.arrays().items():
+        assert_allclose(getattr(joined, name), array)
 
 
 def test_scores_of_the_mean_are_scikit_learn_s():
@@ -182,7 +182,8 @@ def test_the_baseline_is_the_gaussian_of_the_training_targets():
 
 def test_the_baseline_of_a_constant_target_keeps_a_spread():
     result = baseline(np.full(354, 0.1), np.array([0.1, 8.0]))  # the mean of 354 times 0.1 is not 0.1
-    assert_allclose(result.std, 1.0)
+    assert_allclose(result.high - result.low, 2 * stats.norm.ppf(0.95))
+    assert np.isnan(result.std).all()  # as it was not found, but taken
 
 
 def test_latent_functions_are_refused_as_their_density_is():
@@ -255,8 +256,8 @@ def test_pieces_are_scored_as_the_whole(monkeypatch):
         monkeypatch.setattr(module, "PIECE", 7)
         pieces = evaluate(law, y)
         monkeypatch.undo()
-        for field in fields(whole):
-            assert_allclose(getattr(pieces, field.name), getattr(whole, field.name), rtol=1e-12)
+        for name, array in whole.arrays().items():
+            assert_allclose(getattr(pieces, name), array, rtol=1e-12)
 
 
 def test_what_is_known_of_the_latent_function_is_kept_joined_and_cut():
@@ -315,5 +316,16 @@ def test_arrays_of_another_library_are_scored_as_the_law_itself():
     law = gaussian(50, 1)
     y = values(law)
     arrays = law_from(mean=law.mean.numpy(), std=law.variance.sqrt().numpy())
-    for field in fields(result := evaluate(law, y)):
-        assert_allclose(getattr(evaluate(arrays, y), field.name), getattr(result, field.name))
+    for name, array in evaluate(law, y).arrays().items():
+        assert_allclose(getattr(evaluate(arrays, y), name), array)
+
+
+def test_the_levels_of_quantiles_are_kept_by_all_parts():
+    law = Quantiles(torch.tensor([0.1, 0.9], dtype=torch.float64), torch.tensor([[[-1.0, 1.0]] * 2] * 4))
+    made = evaluate(law, torch.zeros(4, 2))
+    assert made.levels == (0.1, 0.9)
+    whole = baseline(made.y, made.y)
+    assert whole.levels is None
+    for part in (made.output(1), made.rows(np.array([2])), Evaluation.concatenate([made, whole])):
+        assert part.levels == (0.1, 0.9)
+    assert Evaluation.concatenate([made, replace(made, levels=(0.1, 0.5))]).levels == (0.1,)

@@ -1,11 +1,14 @@
 """Verdicts say what the figures say, are green for models that are right, and red for those that are wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from kernelfield.core.posterior import Draws
+from kernelfield.uq.arrays import law_from
 from kernelfield.uq.diagnosis.findings import diagnose
 from kernelfield.uq.lights import LIGHTS
 from kernelfield.uq.scores import Evaluation, baseline, evaluate
@@ -61,6 +64,17 @@ def test_a_deviation_wrong_by_a_quarter_shows_at_a_thousand_rows(factor):
     assert f"standard deviations by about {1 / factor:.1f}" in made[0].remedy
 
 
+def test_the_advised_factor_knows_no_bound():
+    made = [calibrated(world(1000, 0, lambda _: 2.43)[0]), calibrated(world(1000, 1, lambda _: 10.0)[0])]
+    for one, factor in zip(made, [2.43, 10.0], strict=True):
+        advised = float(one.remedy.split("about ")[1].split(" ")[0])
+        assert advised == pytest.approx(factor, rel=0.08)  # four standard errors of a 90% quantile of 1000
+        assert f"Errors are typically {advised:.2f} times as large" in one.sentence
+    evaluation, _ = world(1000, 0, lambda _: 2.43)
+    evaluation.y[0] = 1e6  # one row is no matter of all
+    assert calibrated(evaluation).remedy == made[0].remedy
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [100, 1000, 20_000])
 def test_no_light_is_red_for_a_model_that_is_right(n):
@@ -106,6 +120,18 @@ def test_a_gain_beyond_chance_is_named_and_its_absence_too():
     assert output_verdicts(model, None)[1].grade == "open"
 
 
+def test_the_baseline_is_called_what_it_is():
+    worse = verdicts(*reversed(case(300)), ["y"], rule="the mean of the test values")[1]
+    assert worse.remedy.endswith("it does worse than always predicting the mean of the test values.")
+    assert "than that of always predicting the mean of the test values" in worse.sentence
+
+
+def test_a_baseline_without_spread_is_no_rival():
+    model, _ = case(300)
+    made = verdicts(model, baseline(np.full(9, 0.1), model.y), ["y"])[1]
+    assert (made.grade, made.title) == ("open", "The baseline has no spread")
+
+
 def test_few_rows_are_not_judged():
     assert [verdict.grade for verdict in verdicts(*case(1), ["y"])] == ["open", "open"]
     few = verdicts(*case(19, 0.1), ["y"])[0]
@@ -142,9 +168,7 @@ def test_each_light_turns_red_for_its_own_fault():
 def test_several_outputs_are_counted_and_the_failing_ones_named():
     right, wrong = case(500), case(500, 0.5)
     pair = [
-        Evaluation(
-            **{k: torch.cat([torch.as_tensor(v), torch.as_tensor(vars(b)[k])], 1).numpy() for k, v in vars(a).items()}
-        )
+        Evaluation(**{name: np.hstack([values, b.arrays()[name]]) for name, values in a.arrays().items()})
         for a, b in zip(right, wrong, strict=True)
     ]
     honesty, gain = verdicts(*pair, ["first", "second"])
@@ -153,3 +177,43 @@ def test_several_outputs_are_counted_and_the_failing_ones_named():
     assert honesty.remedy.startswith("second: recalibrate")
     assert (gain.grade, gain.sentence) == ("good", "This holds for each of them.")
     assert len(verdicts(*pair, ["first", "second"], findings=diagnose(pair[0]))) == 6
+
+
+def given(levels: list[float], n: int = 1000, factor: float = 1.0) -> Evaluation:
+    """Right but for a factor, and known by quantiles of these levels alone; beyond 99% errors are far too large."""
+    z = stats.norm.ppf((np.arange(n) + 0.5) / n)
+    y = np.where(np.abs(z) > 2.33, 3 * z, z)[np.random.default_rng(0).permutation(n)]
+    return evaluate(law_from(quantiles={p: np.full(n, stats.norm.ppf(p) / factor) for p in levels}), y)
+
+
+@pytest.mark.parametrize(
+    ("levels", "share", "tests"),
+    [([0.05, 0.95], 0.9, 1), ([0.1, 0.9], 0.8, 1), ([0.15, 0.5, 0.85], 0.7, 1), ([0.05, 0.1, 0.9, 0.95], 0.9, 2)],
+)
+def test_intervals_are_judged_by_what_they_promised(levels, share, tests):
+    honesty, _, _, tails, *_ = output_verdicts(right := given(levels), None, diagnose(right)[0])
+    assert (honesty.grade, honesty.threshold) == ("good", share)
+    assert honesty.sentence.startswith(f"The {share:.0%} intervals hold {share:.1%} of 1,000 test values")
+    assert f"({1 - 0.02 / 6 / tests:.2%} band)" in honesty.sentence
+    assert (tails.grade, tails.title) == ("open", "Tails are not known")
+    assert tails.sentence.startswith(f"Only quantiles from {levels[0]:.0%} to {levels[-1]:.0%} were given")
+    narrow = calibrated(given(levels, factor=2.0))
+    assert (narrow.grade, narrow.title) == ("bad", "Intervals are too narrow")
+    assert ("the widths of the intervals by about 2.0" in narrow.remedy) == (share == 0.9)
+
+
+def test_quantiles_of_one_side_are_judged_by_what_lies_between_them():
+    made = calibrated(given([0.1, 0.6]))
+    assert made.grade == "good"
+    assert made.sentence.startswith("The intervals from the 10% to the 60% quantile hold 50.0% of 1,000")
+    assert calibrated(replace(given([0.1, 0.6]), levels=(0.1,))).title == "No intervals to judge"
+
+
+def test_many_quantiles_have_a_shape_and_tails_as_far_as_they_go():
+    grid = [0.01, *np.arange(0.05, 0.96, 0.05), 0.99]
+    honesty, _, _, tails, *_ = output_verdicts(right := given(grid), None, diagnose(right)[0])
+    assert f"({1 - 0.02 / 6 / 6:.2%} band)" in honesty.sentence  # 50%, 80%, 90% and three of the shape
+    assert tails.grade == "good"
+    assert "0.1%" not in tails.sentence
+    known = output_verdicts(right := given([0.001, *grid, 0.999]), None, diagnose(right)[0])[3]
+    assert (known.grade, "beyond the 0.1% and 99.9% points" in known.sentence) == ("bad", True)

@@ -98,12 +98,12 @@ class FittedMondrian:
         shared = max(self.places, default=0)
         own = {p for p in self.places if self.places.count(p) == 1 and p < len(self.parts) - 1}
         notes = [
-            f"Intervals are conformal in {len(own)} groups, each calibrated on rows of its own; {self.rows} in all."
+            f"Intervals are conformal in {_many(len(own))}, each calibrated on rows of its own; {self.rows} in all."
         ]
         pooled = [n for n, p in zip(self.groups.names, self.places, strict=True) if p not in own]
         if pooled:
             size, few = self.parts[shared].shape[-2], ", ".join(pooled[:5]) + (", ..." if len(pooled) > 5 else "")
-            notes.append(f"{len(pooled)} groups with few rows share one calibration of {size} rows: {few}.")
+            notes.append(f"{_many(len(pooled))} with few rows, calibrated together on {size}: {few}.")
         return notes
 
     def _place(self, law: Posterior, X: Tensor | None) -> Tensor:
@@ -113,3 +113,7 @@ class FittedMondrian:
             raise ValueError(f"need one row of X for each of the law's {len(law.mean)}, got {len(codes)}")
         places = torch.tensor([*self.places, len(self.parts) - 1])
         return places[codes].to(law.mean.device)  # code -1 is the last
+
+
+def _many(groups: int) -> str:
+    return "1 group" if groups == 1 else f"{groups} groups"

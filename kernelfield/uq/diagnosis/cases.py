@@ -79,12 +79,14 @@ def worst_cases(evaluation: Evaluation, count: int = SHOWN) -> list[Case]:
     >>> [(case.row, case.z) for case in worst]
     [(1, 3.0), (2, -2.0)]
     """
-    columns = {name: values[:, 0] for name, values in vars(evaluation).items()}
+    columns = {name: getattr(evaluation, name)[:, 0] for name in ("y", "mean", "std", "low", "high", "pit", "nll")}
     z = (columns["y"] - columns["mean"]) / columns["std"]
     surprise = columns["nll"] if not np.isnan(columns["nll"]).any() else np.abs(z)
     columns["z"] = z
-    names = ("y", "mean", "std", "low", "high", "z", "pit", "nll")
-    return [Case(int(row), **{name: float(columns[name][row]) for name in names}) for row in _largest(surprise, count)]
+    return [
+        Case(int(row), **{name: float(values[row]) for name, values in columns.items()})
+        for row in _largest(surprise, count)
+    ]
 
 
 def worst_class_cases(evaluation: ClassEvaluation, count: int = SHOWN) -> list[ClassCase]:

@@ -27,6 +27,7 @@ GRID = 0.01  # of Pearson's statistic
 MOST = 200_000  # grid points of its law; a larger statistic is tested as if it were this large
 CERTAIN = 1e-9  # variance of a count that cannot vary but for rounding
 FLOOR = 1e-15  # the rounding error of a tail, below which no p-value is told from zero
+TOLD = 10 * FLOOR  # the least p-value that is given in figures
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +122,8 @@ def _convolved(laws: np.ndarray) -> np.ndarray:
 def joint_p_value(observed: Sequence[int], laws: Sequence[Count]) -> tuple[float, float]:
     """Pearson's statistic of independent counts, and the exact probability of one at least as large.
 
-    A count that cannot vary takes no part, unless it is not what it must be. A p-value is at least 1e-15.
+    A count that cannot vary takes no part, unless it is not what it must be. What `stated` does not tell from
+    zero, being rounding, is 1e-15, so that two such p-values are equal.
 
     >>> statistic, p = joint_p_value([14, 27], [binomial(20, 0.9), binomial(30, 0.9)])
     >>> round(statistic, 2), round(p, 3)
@@ -145,7 +147,8 @@ def joint_p_value(observed: Sequence[int], laws: Sequence[Count]) -> tuple[float
     for score, mass in terms:
         near = score < top
         below = signal.fftconvolve(below, np.bincount(score[near], mass[near], top))[:top]
-    return total * GRID, float(np.clip(1 - below.sum(), FLOOR, 1.0))
+    p_value = min(float(1 - below.sum()), 1.0)
+    return total * GRID, p_value if p_value >= TOLD else FLOOR
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -169,4 +172,4 @@ def stated(p_value: float) -> str:
     >>> stated(0.0312), stated(1e-15)
     ('p = 0.031', 'p < 1e-14')
     """
-    return f"p = {p_value:.2g}" if p_value >= 10 * FLOOR else f"p < {10 * FLOOR:.0e}"
+    return f"p = {p_value:.2g}" if p_value >= TOLD else f"p < {TOLD:.0e}"

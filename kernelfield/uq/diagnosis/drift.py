@@ -24,6 +24,7 @@ from kernelfield.uq.diagnosis.columns import is_numeric
 from kernelfield.uq.diagnosis.groups import covered
 from kernelfield.uq.diagnosis.martingale import capital, conformal
 from kernelfield.uq.scores import LEVEL, Evaluation
+from kernelfield.uq.words import day
 
 ALARM = 1 / 300  # probability of a false one
 POINTS = 400  # kept of a path
@@ -37,7 +38,7 @@ Time = float | str
 
 @dataclass(frozen=True)
 class Window:
-    """Rows that follow each other: the times of the first and last, and how their intervals did.
+    """Rows that follow each other: the times of the first and last (of dates in words), and how their intervals did.
 
     coverage  share of values inside their 90% intervals; of classes, share of rows whose most probable class came
     promised  0.9; of classes, mean confidence
@@ -62,8 +63,8 @@ class Drift:
     level     chance of a false alarm that was allowed
     highest   largest capital, as a logarithm to base 10
     p_value   of exchangeability: 1 / largest capital, at most 1
-    alarm     row whose capital was the first to reach 1 / level, or None; its `alarm_time`
-    rows      of the path, in time order, numbered as in the data; their `times`
+    alarm     row whose capital was the first to reach 1 / level, or None; its `alarm_time`, of dates in words
+    rows      of the path, in time order, numbered as in the data; their `times`, of dates in days since 1970-01-01
     path      capital after each of them, logarithm to base 10
     windows   coverage in windows that overlap by half
     parts     coverage in ten parts that do not overlap
@@ -84,27 +85,39 @@ class Drift:
     parts: tuple[Window, ...]
 
 
-def drift(evaluation: Evaluation, time: np.ndarray, *, level: float = ALARM, seed: int = 0) -> Drift:
+def drift(
+    evaluation: Evaluation, time: np.ndarray, *, level: float = ALARM, dated: bool = False, seed: int = 0
+) -> Drift:
     """Watch one output over time (n,), numbers, dates or text that sorts by time; equal times in their order.
+
+    `dated` says that the numbers are days since 1970-01-01.
 
     Errors: ValueError if fewer than 50 rows have a time, or lengths do not agree. Where no PIT is
     known the CRPS is watched.
     """
     pit, hit = evaluation.pit[:, 0], covered(evaluation)
     scores = [np.abs(2 * pit - 1), pit] if np.isfinite(pit).all() else [evaluation.crps[:, 0]]
-    return _watched(scores, hit, np.full(len(hit), LEVEL), time, level, seed)
+    return _watched(scores, hit, np.full(len(hit), LEVEL), time, level, dated, seed)
 
 
-def class_drift(evaluation: ClassEvaluation, time: np.ndarray, *, level: float = ALARM, seed: int = 0) -> Drift:
+def class_drift(
+    evaluation: ClassEvaluation, time: np.ndarray, *, level: float = ALARM, dated: bool = False, seed: int = 0
+) -> Drift:
     """Watch class probabilities over time (n,)."""
     confidence, right = evaluation.confidence, evaluation.right
     share = np.random.default_rng(seed).random(len(right))
     event = np.where(right, confidence * share, confidence + (1 - confidence) * share)
-    return _watched([event], right, confidence, time, level, seed + 1)
+    return _watched([event], right, confidence, time, level, dated, seed + 1)
 
 
 def _watched(
-    scores: list[np.ndarray], hit: np.ndarray, promised: np.ndarray, time: np.ndarray, level: float, seed: int
+    scores: list[np.ndarray],
+    hit: np.ndarray,
+    promised: np.ndarray,
+    time: np.ndarray,
+    level: float,
+    dated: bool,
+    seed: int,
 ) -> Drift:
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level:g}")
@@ -125,11 +138,14 @@ def _watched(
     edges = np.linspace(0, n, PARTS + 1).astype(int)
     spread = np.concatenate([[0.0], np.cumsum((promised * (1 - promised))[order])])
 
+    def when(place: int) -> Time:
+        return day(float(time[place])) if dated else _plain(time[place])
+
     def window(start: int, stop: int) -> Window:
         count = stop - start
         share, said = (float(total[stop] - total[start]) / count for total in (hits, sums))
         low, high = _band(count, said, float(spread[stop] - spread[start]) / count)
-        return Window(_plain(time[start]), _plain(time[stop - 1]), count, share, said, low, high)
+        return Window(when(start), when(stop - 1), count, share, said, low, high)
 
     return Drift(
         count=n,
@@ -139,7 +155,7 @@ def _watched(
         highest=highest,
         p_value=float(10.0**-highest),
         alarm=None if alarm is None else int(order[alarm]),
-        alarm_time=None if alarm is None else _plain(time[alarm]),
+        alarm_time=None if alarm is None else when(alarm),
         rows=tuple(order[seen[points]].tolist()),
         times=tuple(_plain(value) for value in time[seen[points]]),
         path=tuple(path[points].tolist()),

@@ -12,7 +12,7 @@ Rows are taken as independent. Source: Feldman, Bates & Romano (2021), "Improvin
 Coverage via Orthogonal Quantile Regression", for coverage by group as a measure of conditional coverage.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -123,12 +123,21 @@ def covered(evaluation: Evaluation) -> np.ndarray:
     return (evaluation.low[:, 0] <= evaluation.y[:, 0]) & (evaluation.y[:, 0] <= evaluation.high[:, 0])
 
 
-def by_column(evaluation: Evaluation, columns: Mapping[str, np.ndarray]) -> list[Column[Group]]:
+def by_column(
+    evaluation: Evaluation,
+    columns: Mapping[str, np.ndarray],
+    *,
+    groups: Sequence[str] = (),
+    dates: Sequence[str] = (),
+) -> list[Column[Group]]:
     """The groups of each column (n,), numbers or text, and of the predicted deviation, for one output.
 
     A column of one group alone says nothing and is left out.
 
-    Errors: ValueError if a column is of another length.
+    groups  names of columns that are looked at value by value, and come first
+    dates   names of columns of days since 1970-01-01
+
+    Errors: ValueError if a column is of another length, or there is none of a name.
 
     >>> from scipy import stats
     >>> z = stats.norm.ppf((np.arange(400) + 0.5) / 400)[:, None]  # standard normal values
@@ -157,11 +166,17 @@ def by_column(evaluation: Evaluation, columns: Mapping[str, np.ndarray]) -> list
         return [laws[int(n)] for n in count], hits.astype(int).tolist(), made
 
     own = {STD: evaluation.std[:, 0]} if np.isfinite(evaluation.std).all() else {}
-    return _columns(checked(columns, len(inside)) | own, test)
+    return _columns(checked(columns, len(inside)), own, groups, dates, test)
 
 
-def class_by_column(evaluation: ClassEvaluation, columns: Mapping[str, np.ndarray]) -> list[Column[ClassGroup]]:
-    """The groups of each column (n,), numbers or text, and of the confidence."""
+def class_by_column(
+    evaluation: ClassEvaluation,
+    columns: Mapping[str, np.ndarray],
+    *,
+    groups: Sequence[str] = (),
+    dates: Sequence[str] = (),
+) -> list[Column[ClassGroup]]:
+    """The groups of each column (n,), numbers or text, and of the confidence, as `by_column` takes them."""
     confidence, losses, right = evaluation.confidence, evaluation.losses, evaluation.right
 
     def test(of: Grouping) -> tuple[list[Count], list[int], list[ClassGroup]]:
@@ -178,15 +193,24 @@ def class_by_column(evaluation: ClassEvaluation, columns: Mapping[str, np.ndarra
             made.append(ClassGroup(label, n, *figures, law.p_value(x)))
         return laws, hits, made
 
-    return _columns(checked(columns, len(right)) | {CONFIDENT: confidence}, test)
+    return _columns(checked(columns, len(right)), {CONFIDENT: confidence}, groups, dates, test)
 
 
 def _columns(
-    columns: Mapping[str, np.ndarray], test: Callable[[Grouping], tuple[list[Count], list[int], list[G]]]
+    columns: Mapping[str, np.ndarray],
+    own: Mapping[str, np.ndarray],
+    groups: Sequence[str],
+    dates: Sequence[str],
+    test: Callable[[Grouping], tuple[list[Count], list[int], list[G]]],
 ) -> list[Column[G]]:
+    for name in (*groups, *dates):
+        if name not in columns:
+            raise ValueError(f"no column is called {name!r}; there are {', '.join(columns) or 'none'}")
+    parted = {name: grouping(columns[name], each=True, dated=name in dates) for name in groups}
+    parted |= {name: grouping(values, dated=name in dates) for name, values in columns.items() if name not in parted}
+    parted |= {name: grouping(values) for name, values in own.items()}
     found = []
-    for name, values in columns.items():
-        of = grouping(values)
+    for name, of in parted.items():
         if len(of.labels) < 2:
             continue
         laws, hits, made = test(of)

@@ -5,12 +5,13 @@ not one of a few, a weighted sum of numbers between two ends. Its words are exac
 are rounded first, and rows are then chosen by what the words say.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from kernelfield.uq.diagnosis.columns import numbers
+from kernelfield.uq.diagnosis.columns import exact, numbers
+from kernelfield.uq.words import day
 
 Columns = Mapping[str, np.ndarray]
 
@@ -27,9 +28,11 @@ class Range:
     def holds(self, columns: Columns) -> np.ndarray:
         return _between(filled(columns[self.name], self.fill), self.low, self.high)
 
-    def words(self, columns: Columns) -> str:
+    def words(self, columns: Columns, dates: Sequence[str]) -> str:
+        write = day if self.name in dates else exact
         lost = np.isnan(numbers(columns[self.name])).any()
-        return _said(self.name, self.low, self.high) + (f" (missing as {self.fill:.4g})" if lost else "")
+        filled_as = day(self.fill) if self.name in dates else f"{self.fill:.4g}"
+        return _said(self.name, self.low, self.high, write) + (f" (missing as {filled_as})" if lost else "")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Category:
     def holds(self, columns: Columns) -> np.ndarray:
         return (columns[self.name] == self.code) == self.included
 
-    def words(self, columns: Columns) -> str:
+    def words(self, columns: Columns, dates: Sequence[str]) -> str:
         return f"{self.name} is {'' if self.included else 'not '}{self.label}"
 
 
@@ -63,13 +66,15 @@ class Slab:
         total = sum(weight * filled(columns[name], fill) for name, weight, fill in parts)
         return _between(np.asarray(total), self.low, self.high)
 
-    def words(self, columns: Columns) -> str:
-        parts = zip(self.names, self.weights, strict=True)
+    def words(self, columns: Columns, dates: Sequence[str]) -> str:
+        what = [f"days of {name} since 1970-01-01" if name in dates else name for name in self.names]
+        parts = zip(what, self.weights, strict=True)
         terms = [f"{'-' if weight < 0 else '+'} {abs(weight):.3g} {name}" for name, weight in parts]
         lost = [name for name in self.names if np.isnan(numbers(columns[name])).any()]
-        said = [f"{name} as {fill:.4g}" for name, fill in zip(self.names, self.fills, strict=True) if name in lost]
+        fills = zip(self.names, self.fills, strict=True)
+        said = [f"{name} as {day(fill) if name in dates else f'{fill:.4g}'}" for name, fill in fills if name in lost]
         also = f" (missing {', '.join(said)})" if said else ""
-        return _said(" ".join(terms).removeprefix("+ "), self.low, self.high) + also
+        return _said(" ".join(terms).removeprefix("+ "), self.low, self.high, exact) + also
 
 
 Condition = Range | Category | Slab
@@ -88,9 +93,13 @@ def holds(rule: Sequence[Condition], columns: Columns) -> np.ndarray:
     return np.logical_and.reduce([condition.holds(columns) for condition in rule])
 
 
-def worded(rule: Sequence[Condition], columns: Columns) -> str:
-    """The rule in words."""
-    return " and ".join(condition.words(columns) for condition in rule)
+def worded(rule: Sequence[Condition], columns: Columns, dates: Sequence[str] = ()) -> str:
+    """The rule in words; columns called `dates` hold days since 1970-01-01.
+
+    >>> worded([Range("day", 19896.0, np.inf, 0.0)], {"day": np.array([19909.0])}, ["day"])
+    'day > 2024-06-22'
+    """
+    return " and ".join(condition.words(columns, dates) for condition in rule)
 
 
 def filled(values: np.ndarray, fill: float) -> np.ndarray:
@@ -117,12 +126,7 @@ def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return (values > low) & (values <= high)
 
 
-def _said(what: str, low: float, high: float) -> str:
+def _said(what: str, low: float, high: float, write: Callable[[float], str]) -> str:
     if low == -np.inf:
-        return f"{what} <= {_written(high)}"
-    return f"{what} > {_written(low)}" if high == np.inf else f"{_written(low)} < {what} <= {_written(high)}"
-
-
-def _written(value: float) -> str:
-    """All digits that the number has, without a trailing .0."""
-    return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
+        return f"{what} <= {write(high)}"
+    return f"{what} > {write(low)}" if high == np.inf else f"{write(low)} < {what} <= {write(high)}"

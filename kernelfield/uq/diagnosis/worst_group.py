@@ -86,9 +86,16 @@ class WorstGroup:
 
 
 def worst_group(
-    evaluation: Evaluation, columns: Mapping[str, np.ndarray], *, least: float = LEAST, seed: int = 0
+    evaluation: Evaluation,
+    columns: Mapping[str, np.ndarray],
+    *,
+    dates: Sequence[str] = (),
+    least: float = LEAST,
+    seed: int = 0,
 ) -> WorstGroup:
     """The rows whose 90% intervals hold the fewest values, by columns (n,) of numbers or text, for one output.
+
+    Those called `dates` hold days since 1970-01-01, and are written as dates.
 
     Errors: ValueError for fewer than 200 rows, no column, one of another length, or a share
     `least` that is not between 0 and 0.5.
@@ -98,15 +105,20 @@ def worst_group(
     targets = [missed.astype(np.float64)]
     if np.isfinite(pit).all():
         targets.append(np.abs(2 * pit - 1))
-    return _searched(missed, np.full(len(missed), 1 - LEVEL), targets, columns, least, seed)
+    return _searched(missed, np.full(len(missed), 1 - LEVEL), targets, columns, dates, least, seed)
 
 
 def worst_class_group(
-    evaluation: ClassEvaluation, columns: Mapping[str, np.ndarray], *, least: float = LEAST, seed: int = 0
+    evaluation: ClassEvaluation,
+    columns: Mapping[str, np.ndarray],
+    *,
+    dates: Sequence[str] = (),
+    least: float = LEAST,
+    seed: int = 0,
 ) -> WorstGroup:
     """The rows whose most probable class is right least often, compared with its probability."""
     wrong, expected = ~evaluation.right, 1 - evaluation.confidence
-    return _searched(wrong, expected, [wrong - expected], columns, least, seed)
+    return _searched(wrong, expected, [wrong - expected], columns, dates, least, seed)
 
 
 Rule = tuple[Condition, ...]
@@ -135,6 +147,7 @@ def _searched(
     expected: np.ndarray,
     targets: Sequence[np.ndarray],
     columns: Mapping[str, np.ndarray],
+    dates: Sequence[str],
     least: float,
     seed: int,
 ) -> WorstGroup:
@@ -158,7 +171,7 @@ def _searched(
         list(_tree_groups(seen, labels, [target[first] for target in targets], parts, fewest, seed)),
         list(_slabs(seen, labels, parts, fewest, generator)),
     )
-    return _tested(best, data, missed, expected, first, second, least)
+    return _tested(best, data, dates, missed, expected, first, second, least)
 
 
 def _coded(columns: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]:
@@ -293,6 +306,7 @@ def _middle(values: np.ndarray) -> float:
 def _tested(
     best: _Proposal | None,
     data: Mapping[str, np.ndarray],
+    dates: Sequence[str],
     missed: np.ndarray,
     expected: np.ndarray,
     first: np.ndarray,
@@ -305,7 +319,7 @@ def _tested(
     promised = 1 - float(expected[rows].mean()) if n else float("nan")
     ends = stats.binomtest(n - x, n).proportion_ci(CONFIDENCE) if n else (float("nan"), float("nan"))
     return WorstGroup(
-        words="any value" if best is None else worded(best.rule, data),
+        words="any value" if best is None else worded(best.rule, data, dates),
         method="tree" if best is None else best.method,
         least=least,
         searched=len(first),

@@ -43,8 +43,8 @@ def test_small_groups_share_a_calibration_and_are_named():
     ends = tuple(end[small] for end in fitted.interval(law, 0.9, X))
     own = rows_of(law, small)
     assert_close(ends, Split().fit(own, y[small]).interval(own, 0.9))
-    assert "in 1 groups" in fitted.notes()[0]
-    assert "3 groups with few rows share one calibration of 100 rows: column 0 = 1, column 0 = 2" in fitted.notes()[1]
+    assert "in 1 group," in fitted.notes()[0]
+    assert "3 groups with few rows, calibrated together on 100: column 0 = 1, column 0 = 2" in fitted.notes()[1]
 
 
 def test_groups_too_small_even_together_and_unknown_ones_have_all_rows():

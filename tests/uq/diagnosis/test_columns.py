@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kernelfield.uq.diagnosis.columns import checked, grouping
+from kernelfield.uq.diagnosis.columns import checked, grouping, written
 
 
 def test_numbers_are_cut_in_tenths_whose_labels_are_their_ends():
@@ -51,3 +51,52 @@ def test_rare_categories_are_pooled_and_a_single_one_is_not():
 def test_a_column_of_another_length_is_named():
     with pytest.raises(ValueError, match=r"column 'age' must hold a value for each of 3 rows, got shape \(2,\)"):
         checked({"age": np.zeros(2)}, 3)
+
+
+def test_integers_are_written_in_full():
+    found = grouping(np.arange(100_000.0, 100_400.0))
+    assert found.labels[:2] == ("100000 to 100039", "100040 to 100079")
+    assert grouping(np.full(30, 123_456_789.0)).labels == ("123456789",)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9])
+@pytest.mark.parametrize("offset", [0.5, 12_345.678, 5e6])
+def test_no_two_ends_of_groups_look_the_same(offset, scale):
+    values = scale * (offset + np.random.default_rng(0).random(1000))
+    ends = [end for label in grouping(values).labels for end in label.split(" to ")]
+    assert len(set(ends)) == 20
+    assert [float(end) for end in ends] == sorted(float(end) for end in ends)
+    assert all(len(end) <= 19 for end in ends)
+
+
+def test_numbers_have_no_more_digits_than_they_need():
+    assert written([0.123456, 7.7]) == ["0.123", "7.7"]
+    assert written([123_456.7, 0.5]) == ["123457", "0.5"]
+    assert written([float("inf"), 2e20]) == ["inf", "2e+20"]
+
+
+@pytest.mark.parametrize("of", [float, lambda value: f"site {value}"], ids=["numbers", "text"])
+def test_a_column_may_be_looked_at_value_by_value(of):
+    values = np.array([of(value) for value in np.repeat(np.arange(30), 6)] + [of(99)] * 4 + [of(98)] * 4)
+    found = grouping(values, each=True)
+    assert len(found.labels) == 31
+    assert found.labels[-1] == "other (2 values)"
+    assert np.bincount(found.codes).tolist() == [6] * 30 + [8]
+    assert all(len(set(values[found.codes == code])) == 1 for code in range(30))
+
+
+def test_of_very_many_values_the_most_frequent_are_looked_at():
+    values = np.repeat(np.arange(300.0), np.repeat([7, 5], 150))
+    found = grouping(values, each=True)
+    assert len(found.labels) == 200
+    assert found.labels[-1] == "other (101 values)"
+    assert found.labels[:150] == tuple(str(value) for value in range(150))
+    gaps = grouping(np.array([1.0, np.nan] * 5), each=True)
+    assert gaps.labels == ("1", "missing")
+    assert grouping(np.arange(1000.0), each=True).labels == ("other (1000 values)",)
+
+
+def test_days_are_written_as_dates():
+    days = 19_723.0 + np.arange(40)
+    assert grouping(days, dated=True).labels == ("2024-01-01 to 2024-01-20", "2024-01-21 to 2024-02-09")
+    assert grouping(np.repeat(days[:2], 5), each=True, dated=True).labels == ("2024-01-01", "2024-01-02")

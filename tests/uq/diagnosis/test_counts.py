@@ -8,7 +8,7 @@ from scipy import stats
 from statsmodels.stats import multitest
 
 from kernelfield.uq.diagnosis import counts
-from kernelfield.uq.diagnosis.counts import FLOOR, binomial, holm, joint_p_value, poisson_binomial
+from kernelfield.uq.diagnosis.counts import FLOOR, binomial, holm, joint_p_value, poisson_binomial, stated
 
 
 @pytest.mark.parametrize(("n", "p"), [(7, 0.9), (400, 0.5), (100_000, 0.9)])
@@ -69,3 +69,11 @@ def test_what_cannot_happen_has_no_probability_and_what_must_is_no_evidence():
 def test_holm_is_that_of_statsmodels():
     p = np.random.default_rng(0).random(20) ** 4
     np.testing.assert_allclose(holm(p.tolist()), multitest.multipletests(p, method="holm")[1])
+
+
+def test_p_values_that_are_rounding_are_equal():
+    laws = [binomial(400, 0.9)] * 3
+    given = [joint_p_value([360, 360, x], laws)[1] for x in range(250, 310)]
+    assert set(given[:40]) == {FLOOR}
+    assert all(p == FLOOR or p >= 10 * FLOOR for p in given)
+    assert {stated(p) for p in given[:40]} == {"p < 1e-14"}

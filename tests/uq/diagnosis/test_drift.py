@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kernelfield.uq.diagnosis.drift import class_drift, drift
+from kernelfield.uq.words import day
 from tests.uq.diagnosis.worlds import classes, world
 
 
@@ -80,3 +81,13 @@ def test_too_few_times_are_refused():
         drift(evaluation, np.where(np.arange(60) < 20, np.nan, columns["day"]))
     with pytest.raises(ValueError, match=r"a time for each of 60 rows, got shape \(3,\)"):
         drift(evaluation, np.zeros(3))
+
+
+def test_days_come_out_as_dates():
+    evaluation, _ = world(400, 0, lambda at: np.where(at["day"] >= 20, 3.0, 1.0))
+    days = 19_723.0 + np.arange(400) / 2
+    plain, made = drift(evaluation, days), drift(evaluation, days, dated=True)
+    assert (made.times, made.path, made.alarm) == (plain.times, plain.path, plain.alarm)
+    assert (made.windows[0].start, made.windows[0].stop) == ("2024-01-01", "2024-01-25 12:00")
+    assert made.parts[-1].stop == "2024-07-18 12:00"
+    assert made.alarm_time == day(plain.alarm_time)

@@ -14,7 +14,7 @@ from tests.uq.diagnosis.worlds import classes, world
 
 def test_each_output_has_its_own_findings():
     parts = [world(250, seed) for seed in (0, 1)]
-    arrays = {name: np.hstack([vars(part[0])[name] for part in parts]) for name in vars(parts[0][0])}
+    arrays = {name: np.hstack([part[0].arrays()[name] for part in parts]) for name in parts[0][0].arrays()}
     columns = parts[0][1]
     made = diagnose(Evaluation(**arrays), columns=columns, time=columns["day"], outside=np.ones((30, 2)))
     alone = diagnose(parts[0][0], columns=columns, outside=np.ones((30, 1)))[0]

@@ -65,3 +65,26 @@ def test_classes_are_held_against_their_confidence():
 def test_class_columns_together_are_seldom_wrong_about_calibrated_probabilities():
     least = [min(c.adjusted for c in class_by_column(*classes(120, seed))) for seed in range(150)]
     assert np.mean(np.array(least) <= 0.1) <= 0.1 + 2.5 * (0.09 / 150) ** 0.5
+
+
+@pytest.mark.parametrize(("make", "judge"), [(world, by_column), (classes, class_by_column)])
+def test_columns_asked_for_are_looked_at_value_by_value_and_come_first(make, judge):
+    evaluation, columns = make(600, 0)
+    columns["code"] = np.repeat(np.arange(60.0), 10)
+    plain = {column.name: column for column in judge(evaluation, columns)}
+    made = judge(evaluation, columns, groups=["code", "site"])
+    assert [column.name for column in made][:2] == ["code", "site"]
+    assert sorted(column.name for column in made) == sorted(plain)
+    assert [group.label for group in made[0].groups] == [str(code) for code in range(60)]
+    assert {group.count for group in made[0].groups} == {10}
+    assert len(plain["code"].groups) == 10
+    assert made[1].groups == plain["site"].groups
+    with pytest.raises(ValueError, match="no column is called 'town'; there are"):
+        judge(evaluation, columns, groups=["town"])
+
+
+def test_a_site_with_few_rows_is_found_where_it_is_asked_for():
+    evaluation, columns = world(600, 3, lambda at: np.where(np.arange(600) // 10 == 42, 8.0, 1.0))
+    columns["code"] = np.repeat(np.arange(60.0), 10)
+    found = by_column(evaluation, columns, groups=["code"])[0]
+    assert (found.worst.label, found.adjusted < 1e-3) == ("42", True)

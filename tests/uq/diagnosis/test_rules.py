@@ -35,3 +35,13 @@ def test_ends_are_short_and_still_between():
     for low, high in np.sort(rng.standard_normal((200, 2)) * 10.0 ** rng.integers(-9, 9, (200, 1)), axis=1):
         assert low <= shortest(low, high) < high
     assert shortest(np.nextafter(1.0, 0), 1.0) == np.nextafter(1.0, 0)
+
+
+def test_dates_are_written_as_dates_and_sums_say_what_they_add():
+    columns = {"day": np.array([19_723.0, np.nan]), "x": np.array([1.0, 2.0])}
+    span = Range("day", 19_723.0, 19_754.5, 19_730.0)
+    assert worded([span], columns, ["day"]) == "2024-01-01 < day <= 2024-02-01 12:00 (missing as 2024-01-08)"
+    assert worded([span], columns) == "19723 < day <= 19754.5 (missing as 1.973e+04)"
+    slab = Slab(("x", "day"), (2.0, -0.5), -np.inf, -9000.0, (0.0, 19_730.0))
+    expected = "2 x - 0.5 days of day since 1970-01-01 <= -9000 (missing day as 2024-01-08)"
+    assert worded([slab], columns, ["day"]) == expected

@@ -63,3 +63,11 @@ def test_too_little_to_search_is_refused():
         worst_group(evaluation, {})
     with pytest.raises(ValueError, match=r"between 0 and 0\.5, got 0\.7"):
         worst_group(evaluation, columns, least=0.7)
+
+
+def test_a_rule_on_days_says_dates_and_is_the_same_rule():
+    evaluation, columns = world(2000, 0, lambda at: np.where(at["day"] >= 150, 3.0, 1.0))
+    days = {"day": 19_723.0 + np.floor(columns["day"])}
+    plain, made = worst_group(evaluation, days), worst_group(evaluation, days, dates=["day"])
+    assert (plain.words, made.words) == ("day > 19872", "day > 2024-05-29")
+    assert (made.count, made.p_value) == (plain.count, plain.p_value)
