@@ -50,7 +50,7 @@ def martingale_posterior(
     fitted : FieldRegressor
         Fitted to X and y.
     functional : callable or None
-        With `at`, a function of the law of y there, from a Posterior of (*b, q, m) to a tensor (*b, ...), or
+        With `at`, a function of the law of y there, from a Posterior of ``(*b, q, m)`` to a tensor ``(*b, ...)``, or
         None for its means. Without, one of the arrays X (n, d) and y (n, m) of the completed data.
     X : array-like of shape (n, d)
         Inputs of the fit; further inputs are drawn from them.
