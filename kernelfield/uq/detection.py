@@ -96,7 +96,7 @@ def detection(
     )
     alarms, found = (np.append(0, np.cumsum(counts[::-1]) / counts.sum()) for counts in cells)
     at = np.unique(np.linspace(0, len(alarms) - 1, min(len(alarms), POINTS)).round().astype(int))
-    auroc = _delong(near, far, confidence)
+    auroc = delong(near, far, confidence)
     return Detection(auroc, outward, inward, let_in, len(near), len(far), alarms[at], found[at])
 
 
@@ -110,8 +110,11 @@ def _checked(scores: ArrayLike, name: str) -> np.ndarray:
     return values
 
 
-def _delong(near: np.ndarray, far: np.ndarray, confidence: float) -> Interval:
-    """The area and its interval, from the share of the other set that each row is on the right side of."""
+def delong(near: np.ndarray, far: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """The area for scores (n,) and (k,), each in order, and its interval.
+
+    From the share of the other set that each row is on the right side of.
+    """
     value = float(roc_auc_score(np.repeat([0, 1], [len(near), len(far)]), np.concatenate([near, far])))
     if value in (0.0, 1.0):
         end = ((1 - confidence) / 2) ** (1 / min(len(near), len(far)))

@@ -22,7 +22,7 @@ Sequentially Rejective Multiple Test Procedure".
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ from scipy import stats
 
 from kernelfield.uq.bootstrap import ROWS, Interval, Resampling, bootstrap
 from kernelfield.uq.classes import ClassEvaluation
+from kernelfield.uq.diagnosis.counts import holm
 from kernelfield.uq.scores import Evaluation
 
 LOSSES = {  # what a row costs, by name: (n, m) of an Evaluation or (n,) of a ClassEvaluation, and how it is called
@@ -148,21 +149,6 @@ def diebold_mariano(difference: np.ndarray, *, lags: int = 0) -> DieboldMariano:
     v = each[0] + 2 * float((1 - np.arange(1, lags + 1) / (lags + 1)) @ each[1:])
     h = lags + 1
     return _student(float(d.mean()), v / n, (n + 1 - 2 * h + h * (h - 1) / n) / n, n - 1, lags)
-
-
-def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's adjusted p-values, in the order given; NaN is not counted.
-
-    >>> holm([0.01, 0.04, 0.03]).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p)  # NaN last
-    count = int(np.isfinite(p).sum())
-    raised = np.maximum.accumulate(p[order[:count]] * np.arange(count, 0, -1))
-    adjusted = np.full(len(p), np.nan)
-    adjusted[order[:count]] = np.minimum(raised, 1)
-    return adjusted
 
 
 def _grouped(d: np.ndarray, groups: ArrayLike) -> DieboldMariano:

@@ -154,15 +154,18 @@ def joint_p_value(observed: Sequence[int], laws: Sequence[Count]) -> tuple[float
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values of several tests, adjusted so that any one below a level has at most that chance of being false.
 
+    In the order given; NaN stays and is not counted.
     Source: Holm (1979), "A Simple Sequentially Rejective Multiple Test Procedure".
 
     >>> [round(p, 6) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
     """
     p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    order = np.argsort(p, kind="stable")  # NaN last
+    count = int(np.isfinite(p).sum())
+    raised = np.maximum.accumulate(p[order[:count]] * np.arange(count, 0, -1))
+    adjusted = np.full(len(p), np.nan)
+    adjusted[order[:count]] = np.minimum(raised, 1.0)
     return adjusted.tolist()
 
 

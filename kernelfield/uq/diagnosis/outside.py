@@ -14,9 +14,9 @@ Misclassified and Out-of-Distribution Examples in Neural Networks".
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
-from kernelfield.uq.calibration import CONFIDENCE
+from kernelfield.uq.detection import delong
 
 FEWEST = 2  # rows, without which an AUROC has no variance
 COMMON = 0.95  # share of rows inside that is called usual
@@ -54,37 +54,17 @@ def compare(inside: np.ndarray, outside: np.ndarray) -> Outside:
     for name, values in {"inside": inside, "outside": outside}.items():
         if values.ndim != 1 or len(values) < FEWEST or not np.isfinite(values).all():
             raise ValueError(f"need finite uncertainties of at least {FEWEST} rows {name}, got shape {values.shape}")
-    auroc, std = _area(inside, outside)
+    area = delong(np.sort(inside), np.sort(outside))
     middle = float(np.median(inside))
-    low, high = _interval(auroc, std, min(len(inside), len(outside)))
     return Outside(
         count=len(inside),
         outside=len(outside),
         ratio=float(np.median(outside)) / middle if middle > 0 else float("nan"),
         beyond=float(np.mean(outside > np.quantile(inside, COMMON))),
-        auroc=auroc,
-        low=low,
-        high=high,
+        auroc=area.value,
+        low=area.low,
+        high=area.high,
     )
-
-
-def _area(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float]:
-    """The AUROC and its standard error, from the share of the other set that each row exceeds."""
-    n, k = len(inside), len(outside)
-    ranks = stats.rankdata(np.concatenate([inside, outside]))
-    above = (ranks[n:] - stats.rankdata(outside)) / n  # of each row outside: share of rows inside below it
-    below = 1 - (ranks[:n] - stats.rankdata(inside)) / k
-    return float(above.mean()), float(np.sqrt(above.var(ddof=1) / k + below.var(ddof=1) / n))
-
-
-def _interval(auroc: float, std: float, fewest: int) -> tuple[float, float]:
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    # Sets that do not overlap have no variance to tell; of the fewer rows, one might have been on the other side.
-    area = min(max(auroc, 0.5 / fewest), 1 - 0.5 / fewest)
-    std = max(std, float(np.sqrt(area * (1 - area) / fewest)) if area != auroc else 0.0)
-    reach = z * std / (area * (1 - area))
-    low, high = special.expit(special.logit(area) + np.array([-reach, reach]))
-    return min(float(low), auroc), max(float(high), auroc)
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:
