@@ -7,10 +7,13 @@
 The names below are imported when they are first used, so that `import kernelfield` is quick.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kernelfield.core.version import __version__
+
+os.environ.setdefault("KEOPS_VERBOSE", "0")  # GPyTorch imports KeOps where it is installed, which would print a banner
 
 if TYPE_CHECKING:
     from kernelfield.bo.adapter import to_botorch
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from kernelfield.kernels.laplace import matched_laplace
     from kernelfield.kernels.matern import GeneralMatern
     from kernelfield.kernels.network import NetworkKernel
+    from kernelfield.kernels.products import kernel_matmul, kernel_product
     from kernelfield.kernels.random_features import DeepRandomFeatures
     from kernelfield.kernels.spectral import SpectralMixture, SpectralProduct
     from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic
@@ -45,13 +49,17 @@ if TYPE_CHECKING:
     from kernelfield.models.laplace import LaplaceClassifier
     from kernelfield.models.process import Process
     from kernelfield.models.quantile import QuantileProcess
+    from kernelfield.models.random_features import RandomFeatureProcess
     from kernelfield.models.scale_mixture import ScaleMixtureKernel
+    from kernelfield.models.sparse import SparseProcess
     from kernelfield.models.spectral import Spectral
     from kernelfield.models.student_noise import RobustProcess
     from kernelfield.models.support_vector import SupportVectorClassifier
+    from kernelfield.models.svgp import VariationalProcess
     from kernelfield.models.tensor import TensorProcess
     from kernelfield.models.time_series import TimeSeriesProcess
     from kernelfield.models.variational import VariationalClassifier
+    from kernelfield.models.vecchia import NearestNeighbourProcess
     from kernelfield.models.warped import Warped
     from kernelfield.nets.algebra import Concat, Identity, Product, Repeat, Residual, Scale, Serial
     from kernelfield.nets.attention import Attention
@@ -136,12 +144,14 @@ __all__ = [
     "Mish",
     "Monomial",
     "MultiOutputRegion",
+    "NearestNeighbourProcess",
     "NetworkKernel",
     "Optimizer",
     "Polynomial",
     "Process",
     "Product",
     "QuantileProcess",
+    "RandomFeatureProcess",
     "RationalQuadratic",
     "Rbf",
     "RectifiedMonomial",
@@ -165,6 +175,7 @@ __all__ = [
     "Snake",
     "Softplus",
     "Space",
+    "SparseProcess",
     "Spectral",
     "SpectralMixture",
     "SpectralProduct",
@@ -176,6 +187,7 @@ __all__ = [
     "TimeSeriesProcess",
     "Unit",
     "VariationalClassifier",
+    "VariationalProcess",
     "Warped",
     "__version__",
     "criticality",
@@ -186,6 +198,8 @@ __all__ = [
     "finite_width",
     "from_torch",
     "hierarchical",
+    "kernel_matmul",
+    "kernel_product",
     "least_width",
     "linearize",
     "load",
@@ -255,6 +269,7 @@ _HOMES = {
     "Mish": "nets.quadrature",
     "Monomial": "nets.polynomials",
     "MultiOutputRegion": "estimators.regions",
+    "NearestNeighbourProcess": "models.vecchia",
     "NetworkKernel": "kernels.network",
     "Optimizer": "bo.loop",
     "Polynomial": "nets.polynomials",
@@ -262,6 +277,7 @@ _HOMES = {
     "Product": "nets.algebra",
     "QuantileProcess": "models.quantile",
     "RBF": "kernels.stationary",
+    "RandomFeatureProcess": "models.random_features",
     "RationalQuadratic": "kernels.stationary",
     "Rbf": "nets.smooth",
     "RectifiedMonomial": "nets.polynomials",
@@ -285,6 +301,7 @@ _HOMES = {
     "Snake": "nets.quadrature",
     "Softplus": "nets.quadrature",
     "Space": "bo.space",
+    "SparseProcess": "models.sparse",
     "Spectral": "models.spectral",
     "SpectralMixture": "kernels.spectral",
     "SpectralProduct": "kernels.spectral",
@@ -296,6 +313,7 @@ _HOMES = {
     "TimeSeriesProcess": "models.time_series",
     "Unit": "core.mixing",
     "VariationalClassifier": "models.variational",
+    "VariationalProcess": "models.svgp",
     "Warped": "models.warped",
     "criticality": "nets.criticality",
     "deep_residual": "nets.criticality",
@@ -305,6 +323,8 @@ _HOMES = {
     "finite_width": "nets.finite_width",
     "from_torch": "nets.convert",
     "hierarchical": "kernels.hierarchical",
+    "kernel_matmul": "kernels.products",
+    "kernel_product": "kernels.products",
     "least_width": "nets.finite_width",
     "linearize": "nets.taylor",
     "load": "estimators.persistence",

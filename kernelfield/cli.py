@@ -25,6 +25,8 @@ import typer
 from kernelfield.commands.bench import app as bench
 from kernelfield.commands.calibrate import calibrate
 from kernelfield.commands.compare import compare
+from kernelfield.commands.console import boundary
+from kernelfield.commands.launch import launched
 from kernelfield.commands.listing import models
 from kernelfield.commands.optimise import optimise
 from kernelfield.commands.report import report
@@ -46,6 +48,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Regression and classification with uncertainty from tables: fit, predict, report. Also: solve, optimise."""
+    with boundary():
+        context.with_resource(launched(context.invoked_subcommand))

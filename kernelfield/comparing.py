@@ -7,7 +7,9 @@ further folds and keeps its sentence. Nothing is written: that is for the caller
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import joblib  # type: ignore[import-untyped]
 import numpy as np
 import torch
 
@@ -53,7 +55,7 @@ class Failed:
 
 
 Trial = Measured | Failed
-Watch = Callable[[str, Trial | None], None]  # is told a model's name before each fit, and its trial after
+Watch = Callable[[str, Trial | None], None]  # is told a model's name before a fit that runs alone, and its trial after
 
 
 def unwatched(name: str, trial: Trial | None) -> None:
@@ -70,12 +72,15 @@ def compare(
     provenance: Provenance | None = None,
     notes: Sequence[str] = (),
     watch: Watch = unwatched,
+    jobs: int | None = None,
 ) -> Comparison:
     """Measure models of the zoo on the folds of a cross-validation.
 
     classes  whether the target holds classes
     count    folds
     notes    sentences on the data, for the comparison's own
+    jobs     fits at a time, in processes of joblib's backend (`joblib.parallel_config` chooses loky, Dask or Ray);
+             None is one, or what that configuration says. Scores are the same for any number, seconds are not
 
     Errors: ValueError for names or numbers that make no comparison, columns that cannot be encoded,
     or if no model could be fitted.
@@ -86,17 +91,17 @@ def compare(
     require_models(names, classes=classes)
     measured: dict[str, list[Measured]] = {name: [] for name in names}
     failed: dict[str, str] = {}
+    at_once = joblib.effective_n_jobs(jobs)
     for index, (train, test) in enumerate(splits):
-        parts = part(problem, train), part(problem, test)
-        for name in [name for name in names if name not in failed]:
-            watch(name, None)
-            trial = attempt(kind, *parts, name, seed=seed, split=index)
+        left = [name for name in names if name not in failed]
+        fit = partial(attempt, kind, part(problem, train), part(problem, test), seed=seed, split=index)
+        for trial in _trials(fit, left, at_once, watch):
             match trial:
                 case Measured():
-                    measured[name].append(trial)
+                    measured[trial.model].append(trial)
                 case Failed():
-                    failed[name] = _where(trial, count)
-            watch(name, trial)
+                    failed[trial.model] = _where(trial, count)
+            watch(trial.model, trial)
     finished = {name: trials for name, trials in measured.items() if name not in failed}
     if not finished:
         raise ValueError(f"no model could be fitted; {'; '.join(f'{name}: {why}' for name, why in failed.items())}")
@@ -111,9 +116,24 @@ def compare(
         features=table.features,
         classes=sorted({str(label) for label in problem.target.iloc[:, 0]}) if classes else (),
         provenance=provenance or {},
-        notes=[*notes, *remarks(table, table.apply(problem.features))],
+        notes=[*notes, *remarks(table, table.apply(problem.features)), *_crowded(at_once)],
         advice={name: zoo[name].advice for name in names},
     )
+
+
+def _trials(fit: Callable[[str], Trial], names: Sequence[str], jobs: int, watch: Watch) -> Iterator[Trial]:
+    """A fit for each name, in order, so many at a time."""
+    if jobs == 1:
+        for name in names:
+            watch(name, None)
+            yield fit(name)
+    else:
+        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=1)
+        yield from parallel(joblib.delayed(fit)(name) for name in names)
+
+
+def _crowded(jobs: int) -> list[str]:
+    return [] if jobs == 1 else [f"{jobs} fits ran at a time, so that each took longer than it would have alone"]
 
 
 def attempt(kind: type[Tabular], train: Problem, test: Problem, name: str, *, seed: int = 0, split: int = 0) -> Trial:

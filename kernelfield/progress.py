@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich import box
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -53,6 +53,37 @@ def bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], No
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total)
         yield lambda rows: progress.advance(task, rows)
+
+
+Pass = Callable[[str, int, int, float | None], None]
+
+
+@contextmanager
+def passes(console: Console) -> Iterator[Pass]:
+    """A progress bar of rows that go by, with their rate, on a terminal.
+
+    Told are the stage, rows since the last word, all rows of the stage, and a loss if there is one.
+    """
+    rate, state = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[state]}", markup=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), state)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(stage: str, rows: int, total: int, loss: float | None) -> None:
+            if stage not in tasks:
+                for task in tasks.values():
+                    progress.update(task, visible=False)
+                tasks[stage] = progress.add_task(stage, total=total, rate="", state="")
+            progress.update(tasks[stage], advance=rows, state="" if loss is None else f"loss {loss:.4g}")
+            speed = progress.tasks[tasks[stage]].speed
+            progress.update(tasks[stage], rate="" if speed is None else f"{speed:,.0f} rows/s")
+
+        def hear(text: str) -> None:
+            if tasks:
+                progress.update([*tasks.values()][-1], state=text)
+
+        with _listening(hear):
+            yield tell
 
 
 @contextmanager

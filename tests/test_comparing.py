@@ -174,3 +174,14 @@ def test_names_that_make_no_comparison_are_refused(names: list[str], sentence: s
 def test_models_to_start_with_suit_the_encoded_table() -> None:
     assert default_models(problem(24, 0, ["y"])) == zoo.suggested(24, 3)
     assert default_models(kinds(24), classes=True) == zoo.suggested(24, 2, classes=True)
+
+
+def test_scores_and_failures_do_not_depend_on_how_many_fits_run_at_a_time() -> None:
+    rows = problem(40, 0, ["y"])
+    names = [*PAIR, "grid"]
+    alone, crowded = compare(rows, names, count=2), compare(rows, names, count=2, jobs=2)
+    for one, other in zip(alone.contenders, crowded.contenders, strict=True):
+        assert one.name == other.name
+        assert other.split_scores()["nll"] == pytest.approx(one.split_scores()["nll"], rel=1e-9)
+    assert alone.failures == crowded.failures
+    assert "2 fits ran at a time" in crowded.notes[-1] and crowded.notes[:-1] == alone.notes

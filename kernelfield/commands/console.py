@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kernelfield.core.files import require_writable
+from kernelfield.linalg.ranks import here
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -27,6 +28,7 @@ def boundary() -> Iterator[None]:
         raise typer.Exit(130) from None
     except (ValueError, OSError, MemoryError, ImportError, NotImplementedError, torch.OutOfMemoryError) as error:
         sentence = str(error) or f"{type(error).__name__} without further words"
+        err.quiet = not here().speaks(sentence)
         err.print(f"error: {sentence}", style="red", soft_wrap=True, markup=False)
         raise typer.Exit(1) from None
 

@@ -23,11 +23,19 @@ def option(*names: str, metavar: str, text: str, **settings: Any) -> Any:
 
 
 DataFile = Annotated[Path, typer.Argument(metavar="DATA", help="Table: .csv, .tsv (also .gz) or .parquet.")]
+DataFiles = Annotated[
+    list[Path],
+    typer.Argument(metavar="DATA...", help="Tables, a folder or 'data/*.parquet': .csv, .tsv, .parquet, .arrow."),
+]
+CheckpointFolder = Annotated[
+    Path | None,
+    option("--checkpoint", metavar="DIR", text="Keep the fit here each minute; given again, go on from there."),
+]
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder that `fit` wrote.")]
 Targets = Annotated[list[str], option("--target", metavar="COLUMN", text="What to predict; may be repeated.")]
 Drop = Annotated[list[str] | None, option("--drop", metavar="COLUMN", text="Not to learn from; may be repeated.")]
 ModelName = Annotated[
-    str | None, option("--model", metavar="NAME", text="One that `kernelfield models` lists.", show_default="gp, gpc")
+    str | None, option("--model", metavar="NAME", text="One that `kernelfield models` lists.", show_default="by rows")
 ]
 Classify = Annotated[bool, typer.Option("--classify", help="The target holds classes: text, or whole numbers.")]
 TestShare = Annotated[

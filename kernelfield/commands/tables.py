@@ -1,6 +1,7 @@
 """Commands on tables: demo, fit and predict."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -8,8 +9,10 @@ from sklearn.datasets import load_diabetes
 
 from kernelfield.commands.console import as_json, boundary, check_outputs, err, print_files, require_pages, say
 from kernelfield.commands.options import (
+    CheckpointFolder,
     Classify,
     DataFile,
+    DataFiles,
     DemoFolder,
     Drop,
     JsonFile,
@@ -26,16 +29,20 @@ from kernelfield.commands.options import (
 )
 from kernelfield.commands.scores import print_scores, sizes
 from kernelfield.core.files import require_writable_folder, write_whole
+from kernelfield.data.streams import TableStream
 from kernelfield.data.tables import Problem, listed, read_table, require_kind, separate, text_columns, write_table
 from kernelfield.estimators.persistence import require_savable
-from kernelfield.progress import bar, status
+from kernelfield.linalg.ranks import here
+from kernelfield.progress import bar, passes, status
 from kernelfield.reporting import examine
+from kernelfield.streaming import choose, fit_stream, share_of, streams
 from kernelfield.tabular import Provenance, TableClassifier, TableModel, Tabular, load_table, split
 from kernelfield.uq.class_report import ClassReport
 from kernelfield.uq.record import provenance
 from kernelfield.uq.report import Report
 
 TEST_SHARE = 0.2
+SMALL = 2**24  # bytes of a table that is read as a whole, with every fault in it named
 DEMO = ("gp", "gp-rbf", "gp-linear", "student-t")
 
 
@@ -65,7 +72,7 @@ def demo(output_dir: DemoFolder = Path("kernelfield-demo")) -> None:
 
 
 def fit(
-    data: DataFile,
+    data: DataFiles,
     target: Targets,
     output: NewModel,
     model: ModelName = None,
@@ -76,37 +83,41 @@ def fit(
     drop: Drop = None,
     report: ReportFile = None,
     json_file: JsonFile = None,
+    checkpoint: CheckpointFolder = None,
 ) -> None:
     """Fit a model to a table and measure it on rows it has not seen."""
     if test is not None and test_size is not None:
         raise typer.BadParameter("give --test or --test-size, not both")
     with boundary():
         kind: type[Tabular] = TableClassifier if classify else TableModel
-        name = model or ("gpc" if classify else "gp")
-        kind.unfitted(name, seed)  # an unknown name fails here, before the data are read
+        if model is not None:
+            kind.unfitted(model, seed)  # an unknown name fails here, before the data are read
         if classify and len(target) > 1:
             raise ValueError(f"a classifier has one target, got {listed(target)}; fit one model to each")
-        share = TEST_SHARE if test_size is None else test_size
-        if report is not None and test is None and not share:
+        if report is not None and test is None and test_size == 0:
             raise ValueError("a report needs rows to test on; give --test-size above 0, --test FILE or no --report")
         require_savable(output)
-        check_outputs([data, test], [report, json_file], folder=output)
+        check_outputs([*data, test], [report, json_file], folder=output)
         if report:
             require_pages()
-        train, held, notes = _problems(data, target, drop or [], test, share, seed, classify)
-        made = provenance(seed=seed, data=data) | {"test": str(test) if test else f"{share:g} of the rows, at random"}
-        fitted, more = _fit(kind, train, name, seed, made)
-        result = None if held is None else _measure(fitted, held, [*notes, *more])
+        asked = Asked(data, target, drop or [], test, test_size, seed, classify)
+        stream = _streamed(asked, model, checkpoint)
+        if stream is None:
+            fitted, held, notes = _fit_table(kind, asked, model)
+        else:
+            fitted, held, notes = _fit_stream(asked, stream, model, checkpoint)
+        result = None if held is None else _measure(fitted, held, notes)
         if result is None:
             say("no row was held out, so there are no scores")
         page = result.to_html() if report and result else ""
-        record = as_json(result.to_dict() if result else fitted.summary([*notes, *more]))
-        fitted.save(output)
-        for path, content in ((report, page), (json_file, record)):
-            if path:
-                write_whole(path, content)
+        record = as_json(result.to_dict() if result else fitted.summary(notes))
+        if here().rank == 0:  # the others know the same
+            fitted.save(output)
+            for path, content in ((report, page), (json_file, record)):
+                if path:
+                    write_whole(path, content)
         if result:
-            print_scores(f"{name}: {sizes(result)}", [result])
+            print_scores(f"{fitted.name}: {sizes(result)}", [result])
         print_files(Model=output, Report=report, JSON=json_file)
 
 
@@ -128,27 +139,120 @@ def predict(model_dir: ModelFolder, data: DataFile, output: NewTable, level: Lev
         print_files(**{f"{len(frame)} rows with {what}": output})
 
 
-def _problems(
-    data: Path, targets: list[str], drop: list[str], test: Path | None, share: float, seed: int, classes: bool
-) -> tuple[Problem, Problem | None, list[str]]:
-    """The rows to learn from, those to test on, and remarks."""
-    problem, notes = separated(data, targets, drop, classes=classes)
-    if test is not None:
-        held, more = separated(test, targets, [], text_columns(problem.features), classes)
-        return (
-            problem,
-            Problem(held.features.drop(columns=drop, errors="ignore"), held.target, held.dropped),
-            notes + more,
+@dataclass(frozen=True)
+class Asked:
+    """What a fit was asked for."""
+
+    data: Sequence[Path]
+    targets: list[str]
+    drop: list[str]
+    test: Path | None
+    test_size: float | None
+    seed: int
+    classes: bool
+
+    @property
+    def share(self) -> float:
+        return TEST_SHARE if self.test_size is None else self.test_size
+
+    @property
+    def small(self) -> bool:
+        """Whether the data are one table that is read as a whole, whatever is in it."""
+        return len(self.data) == 1 and self.data[0].is_file() and self.data[0].stat().st_size <= SMALL
+
+
+def _streamed(asked: Asked, model: str | None, checkpoint: Path | None) -> TableStream | None:
+    """The rows, if they are to be learned from batch by batch."""
+    if asked.classes and checkpoint is not None:
+        raise ValueError("a classifier learns from all rows at once and keeps no checkpoint; leave out --checkpoint")
+    if checkpoint is None and (asked.small or asked.classes):
+        return None
+    stream = TableStream.open(asked.data, drop=asked.drop)
+    name = model or choose(stream.rows).name
+    return stream if checkpoint is not None or streams(name, stream.rows) else None
+
+
+def _fit_stream(
+    asked: Asked, stream: TableStream, model: str | None, checkpoint: Path | None
+) -> tuple[Tabular, Problem | None, list[str]]:
+    """A fit to rows that need not be in memory."""
+    name = _named(model, stream.rows)
+    share = 0.0 if asked.test is not None else asked.test_size
+    if share is None:
+        share = share_of(stream.rows, TEST_SHARE)
+    made = provenance(seed=asked.seed) | {"data": _called(asked.data), "files": len(stream.files), "rows": stream.rows}
+    tested = str(asked.test) if asked.test else f"{share:.3g} of the rows, by a hash of their numbers"
+    with passes(err) as tell:
+        fit = fit_stream(
+            name,
+            stream,
+            asked.targets,
+            test_share=share,
+            seed=asked.seed,
+            checkpoint=checkpoint,
+            watch=lambda at: tell(at.stage, at.rows, at.total, at.loss),
+            provenance=made | {"test": tested},
         )
-    if share and len(problem.features) > 1:  # one row cannot be fitted at all, and the fit says so
-        return *split(problem, share, seed), notes
-    return problem, None, notes
+    say(*fit.notes)
+    if asked.test is None:
+        return fit.model, fit.held, fit.notes
+    held, more = _apart(asked, fit.model.encoding.text)
+    return fit.model, held, [*fit.notes, *more]
+
+
+def _fit_table(kind: type[Tabular], asked: Asked, model: str | None) -> tuple[Tabular, Problem | None, list[str]]:
+    """A fit to a table in memory."""
+    one = asked.data[0] if len(asked.data) == 1 and asked.data[0].is_file() else None
+    if one is not None:
+        problem, notes = separated(one, asked.targets, asked.drop, classes=asked.classes)
+    else:
+        stream = TableStream.open(asked.data, drop=asked.drop)
+        problem, notes = _said(separate(stream.frame(), asked.targets, classes=asked.classes), _called(asked.data))
+    train, held, more = _parted(asked, problem)
+    name = _named(model, len(train.features), asked.classes)
+    made = provenance(seed=asked.seed, data=one) | ({} if one else {"data": _called(asked.data)})
+    tested = f"{asked.share:g} of the rows, at random" if asked.test is None else str(asked.test)
+    fitted, found = _fit(kind, train, name, asked.seed, made | {"test": tested})
+    return fitted, held, [*notes, *more, *found]
+
+
+def _named(model: str | None, rows: int, classes: bool = False) -> str:
+    """The name of what to fit; said where nobody did."""
+    if model is not None:
+        return model
+    choice = choose(rows, classes=classes)
+    say(choice.reason)
+    return choice.name
+
+
+def _called(data: Sequence[Path]) -> str:
+    return str(data[0].name) if len(data) == 1 else f"{data[0].name} to {data[-1].name}"
+
+
+def _parted(asked: Asked, problem: Problem) -> tuple[Problem, Problem | None, list[str]]:
+    """The rows to learn from, those to test on, and remarks."""
+    if asked.test is not None:
+        held, notes = _apart(asked, text_columns(problem.features))
+        return problem, held, notes
+    if asked.share and len(problem.features) > 1:  # one row cannot be fitted at all, and the fit says so
+        return *split(problem, asked.share, asked.seed), []
+    return problem, None, []
+
+
+def _apart(asked: Asked, text: Sequence[str]) -> tuple[Problem, list[str]]:
+    """The rows of the table to test on, and remarks."""
+    assert asked.test is not None
+    held, notes = separated(asked.test, asked.targets, [], text, asked.classes)
+    return Problem(held.features.drop(columns=asked.drop, errors="ignore"), held.target, held.dropped), notes
 
 
 def separated(
     data: Path, targets: list[str], drop: list[str], text: Sequence[str] = (), classes: bool = False
 ) -> tuple[Problem, list[str]]:
-    problem = separate(read_table(data, text=text), targets, drop, classes=classes)
+    return _said(separate(read_table(data, text=text), targets, drop, classes=classes), data)
+
+
+def _said(problem: Problem, data: Path | str) -> tuple[Problem, list[str]]:
     rows = "1 row" if problem.dropped == 1 else f"{problem.dropped} rows"
     notes = [f"{rows} of {data} left out for want of a target"] if problem.dropped else []
     say(*notes)

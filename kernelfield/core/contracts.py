@@ -113,6 +113,11 @@ class LeavesOneOut(Protocol):
 class Model(BaseEstimator, ABC):
     """A choice of model. Subclasses are dataclasses; scikit-learn reads their fields."""
 
+    @property
+    def scalable(self) -> bool:
+        """Whether targets may be shifted and scaled before a fit, as numbers may and counts and labels may not."""
+        return True
+
     @abstractmethod
     def fit(self, data: Data, *, generator: torch.Generator) -> Surrogate:
         """Fit to data. All randomness comes from `generator`."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kernelfield.data.tables import listed, near_names, refuse
+from kernelfield.data.tables import as_numbers, listed, near_names, refuse
 
 MOST_LEVELS = 50  # more columns of zeros and ones than this drown what other columns say
 MOSTLY = 0.8  # a column with this share of numbers (dates) is one of numbers (dates) with mistakes in it
@@ -161,7 +161,7 @@ def _read_numbers(values: pd.Series) -> pd.Series:
     """Float64, NaN where a value is missing or no number."""
     if pd.api.types.is_datetime64_any_dtype(values):
         return pd.Series(np.nan, values.index)
-    return pd.to_numeric(values.astype(object), errors="coerce").astype(float)
+    return as_numbers(values)
 
 
 def _read_dates(values: pd.Series) -> pd.Series:

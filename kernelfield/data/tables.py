@@ -34,15 +34,20 @@ def read_table(path: str | Path, *, text: Collection[str] = ()) -> pd.DataFrame:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the table in it by name")
     if not path.exists():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")])
-        hint = f"; in that folder are: {listed(near)}" if near else "; check the path"
-        raise FileNotFoundError(f"there is no file {path}{hint}")
+        raise FileNotFoundError(no_file(path))
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty; a table needs a header line and at least one row")
     frame = _read_parquet(path) if kind == ".parquet" else _read_text(path, SEPARATORS[kind], text)
     if not len(frame):
         raise ValueError(f"{path} has {len(frame.columns)} columns and no rows; add at least one row")
     return frame
+
+
+def no_file(path: Path) -> str:
+    """A sentence for a path at which there is nothing, with near names."""
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")])
+    hint = f"; in that folder are: {listed(near)}" if near else "; check the path"
+    return f"there is no file {path}{hint}"
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> None:
@@ -188,7 +193,7 @@ def numeric_target(frame: pd.DataFrame, name: str) -> pd.Series:
     column = frame[name]
     if column.dtype == bool or pd.api.types.is_datetime64_any_dtype(column):
         raise ValueError(f"target {name!r} holds {column.dtype} values, not numbers; write it as numbers")
-    values = pd.to_numeric(column.astype(object), errors="coerce").astype(float)
+    values = as_numbers(column)
     refuse(
         column,
         values.isna() & column.notna(),
@@ -197,6 +202,13 @@ def numeric_target(frame: pd.DataFrame, name: str) -> pd.Series:
     )
     refuse(column, np.isinf(values), f"target {name!r}", "is infinite; correct the cell or leave it empty")
     return values
+
+
+def as_numbers(column: pd.Series) -> pd.Series:
+    """A column as float64, NaN where it is missing or holds no number."""
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf":
+        return column.astype(float)
+    return pd.to_numeric(column.astype(object), errors="coerce").astype(float)
 
 
 def label_target(frame: pd.DataFrame, name: str) -> pd.Series:

@@ -9,8 +9,9 @@ Three ways to come by such rows, by the setting of cv:
     "prefit"     the regressor is fitted already, and all rows calibrate
 
 jackknife+ and cv+ keep the models that left rows out and need none held out; see `kernelfield.uq.conformal.resampling`
-for what they guarantee. Of exact processes and kernel ridges the n models of jackknife+ come in closed form from
-one fit, with the hyperparameters and the scaling of the whole.
+for what they guarantee. Of exact processes, kernel ridges and processes in basis functions, also at the end of a
+pipeline, the n models of jackknife+ come in closed form from one fit, with the hyperparameters and the scaling of the
+whole.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -11,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from sklearn.base import is_classifier
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from kernelfield.core.contracts import Data, Model
+from kernelfield.estimators.calibrated import Calibrated
 from kernelfield.estimators.regressor import FieldRegressor, Seed
 from kernelfield.estimators.scaling import Affine, Scaled
 from kernelfield.models.copula_update import Copula
@@ -85,6 +86,7 @@ def martingale_posterior(
     >>> law.update, round(law.mean.item(), 1)
     ('gaussian', 1.0)
     """
+    _require_rule(fitted)
     check_is_fitted(fitted)
     surrogate = fitted.surrogate_
     rows = check_array(X, dtype=np.float64, input_name="X")
@@ -117,8 +119,21 @@ def martingale_posterior(
     )
 
 
-def _of_arrays(functional: Callable[..., Any]) -> Callable[[Data], Tensor]:
-    return lambda data: torch.as_tensor(functional(data.X.cpu().numpy(), data.Y.cpu().numpy()))
+def _require_rule(fitted: object) -> None:
+    """Errors: TypeError for an estimator whose predictions are no rule that learns from what it predicted."""
+    match fitted:
+        case FieldRegressor():
+            return
+        case Calibrated():
+            why = (
+                ", whose laws are corrected by held-out rows and do not come from conditioning, so that what it draws "
+                "is no martingale; give the FieldRegressor in it (estimator_)"
+            )
+        case _ if is_classifier(fitted):
+            why = ", and further rows are drawn from laws of numbers here, not of labels"
+        case _:
+            why = ""
+    raise TypeError(f"martingale_posterior takes a fitted FieldRegressor, got {type(fitted).__name__}{why}")
 
 
 @dataclass(eq=False, repr=False)
@@ -128,6 +143,6 @@ class _Standardised(Model):
     model: Model
 
     def fit(self, data: Data, *, generator: torch.Generator) -> Scaled:
-        x_map, y_map = Affine.standardising(data.X, data.weight), Affine.standardising(data.Y, data.weight)
+        x_map, y_map = Affine.standardising(data.X, data.weight), Affine.of_targets(self.model, data.Y, data.weight)
         inside = Data(x_map(data.X), y_map(data.Y), data.weight)
         return Scaled(self.model.fit(inside, generator=generator), x_map, y_map)

@@ -27,10 +27,11 @@ from kernelfield.estimators.calibrated import Calibrated
 from kernelfield.estimators.calibrated_classifier import CalibratedClassifier
 from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.records import ESTIMATORS, Reader, Writer
+from kernelfield.estimators.regions import MultiOutputRegion
 from kernelfield.estimators.regressor import FieldRegressor, usable_device
 from kernelfield.estimators.resampled import Resampled
 
-Estimator = FieldRegressor | FieldClassifier | Calibrated | CalibratedClassifier
+Estimator = FieldRegressor | FieldClassifier | Calibrated | CalibratedClassifier | MultiOutputRegion
 
 FORMAT = "kernelfield model"
 FORMAT_VERSION = 1

@@ -27,10 +27,12 @@ from kernelfield.estimators.kernel_records import put_together, take_apart
 from kernelfield.estimators.layer_records import LAYERS
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.estimators.scaling import Affine, Scaled
+from kernelfield.estimators.variational_records import VARIATIONAL
 from kernelfield.kernels.universal_features import UniversalFeatures
 from kernelfield.linalg.dense import Dense
 from kernelfield.linalg.kronecker import Kronecker
 from kernelfield.linalg.latent import Latent, Uneven
+from kernelfield.linalg.sparse_factor import SparseFactor
 from kernelfield.linalg.state_space import StateSpace
 from kernelfield.models.axes import Axes, Cells
 from kernelfield.models.collapsed import RegressionSums
@@ -43,6 +45,7 @@ from kernelfield.models.flow import FittedGradientFlow, GradientFlow, Modes
 from kernelfield.models.grid import FittedGrid, GridProcess
 from kernelfield.models.grid_evidence import Layout, Regression
 from kernelfield.models.infinitely_deep import FittedInfinitelyDeep, InfinitelyDeepClassifier
+from kernelfield.models.iterative_process import FittedIterativeProcess, SolveOutcome, SolvePlan
 from kernelfield.models.laplace import FittedLaplace, LaplaceClassifier
 from kernelfield.models.logistic import Logistic
 from kernelfield.models.neural.curvature import Tangent
@@ -73,6 +76,7 @@ from kernelfield.models.orthogonal import SphericalBasis, SphericalProcess
 from kernelfield.models.process import Process
 from kernelfield.models.quantile import FittedQuantileProcess, QuantileProcess
 from kernelfield.models.random_features import DeepBasis, FourierBasis, RandomFeatureProcess, UniversalBasis
+from kernelfield.models.slope_search import Descent
 from kernelfield.models.softmax import Softmax
 from kernelfield.models.sparse import InducingInputs, SparseProcess
 from kernelfield.models.spectral import Spectral
@@ -82,6 +86,7 @@ from kernelfield.models.tensor import FittedTensor, TensorProcess
 from kernelfield.models.tensor_factors import Core, Mode, Precision
 from kernelfield.models.time_series import FittedTimeSeries, TimeSeriesProcess
 from kernelfield.models.variational import FittedVariational, VariationalClassifier
+from kernelfield.models.vecchia import FittedNearestNeighbours, NearestNeighbourProcess
 from kernelfield.models.warped import FittedWarped, Warped
 from kernelfield.models.warps import Spline, YeoJohnson
 from kernelfield.nets.singular import InfinitelyDeep, Power, Sinh
@@ -107,8 +112,10 @@ _CLASSIFIERS = (
     VariationalClassifier,
 )
 _MODELS = (
+    Descent,
     FittedGradientFlow,
     FittedGrid,
+    FittedIterativeProcess,
     FittedProcess,
     FittedQuantileProcess,
     FittedRobustProcess,
@@ -121,6 +128,8 @@ _MODELS = (
     Process,
     QuantileProcess,
     RobustProcess,
+    SolveOutcome,
+    SolvePlan,
     Spectral,
     StateSpace,
     TensorProcess,
@@ -188,10 +197,13 @@ _LAPLACE = (
 _SPARSE = (
     DeepBasis,
     FittedExpansion,
+    FittedNearestNeighbours,
     FourierBasis,
     InducingInputs,
+    NearestNeighbourProcess,
     RandomFeatureProcess,
     RegressionSums,
+    SparseFactor,
     SparseProcess,
     SphericalBasis,
     SphericalProcess,
@@ -203,7 +215,7 @@ RECORDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (*_CLASSIFIERS, *_MODELS, *_LAWS, *_GRIDS, *_TENSORS, *_NEURAL, *_SAMPLED, *_LAPLACE, *_SPARSE, *_PARTS)
 } | LAYERS
-RECORDS |= CALIBRATIONS
+RECORDS |= CALIBRATIONS | VARIATIONAL
 _NAMES = {kind: name for name, kind in RECORDS.items()}
 
 

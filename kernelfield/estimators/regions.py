@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from kernelfield.core.posterior import Posterior
+from kernelfield.estimators.calibrated import Calibrated
 from kernelfield.estimators.regressor import FieldRegressor, Seed, block_rows
 from kernelfield.models.neural.directional_quantiles import DirectionalQuantiles, FittedDirectionalQuantiles
 from kernelfield.uq.conformal.clouds import CalibratedClouds, Cloud, calibrated, gap_of
@@ -199,12 +200,22 @@ class MultiOutputRegion(BaseEstimator):
             model = DirectionalQuantiles(self.level) if self.method == "directional" else None
             return FieldRegressor(model, random_state=int(random.randint(2**31)))
         if not isinstance(self.estimator, FieldRegressor):
-            raise TypeError(f"estimator must be a FieldRegressor or None, got {type(self.estimator).__name__}")
+            raise TypeError(
+                f"estimator must be a FieldRegressor or None, got {type(self.estimator).__name__}{self._why()}"
+            )
         if self.method == "directional" and not isinstance(self.estimator.model, DirectionalQuantiles):
             raise ValueError(
                 f"method='directional' needs FieldRegressor(DirectionalQuantiles()), got {self.estimator.model!r}"
             )
         return clone(self.estimator)
+
+    def _why(self) -> str:
+        """What to do with an estimator that is none for regions, as the end of a sentence."""
+        if is_classifier(self.estimator):
+            return "; labels have no regions, take its classes by their probabilities"
+        if isinstance(self.estimator, Calibrated):
+            return ", which corrects targets one by one; a region is calibrated itself, give the estimator in it"
+        return ""
 
     def _rows(self, X: ArrayLike) -> np.ndarray:
         check_is_fitted(self)

@@ -98,14 +98,48 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         )
         weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
         data, notes = _distinct(rows, targets.reshape(len(rows), -1).astype(np.float64), weight, device)
-        x_map, y_map = Affine.standardising(data.X, data.weight), Affine.standardising(data.Y, data.weight)
+        x_map, y_map = Affine.standardising(data.X, data.weight), Affine.of_targets(model, data.Y, data.weight)
         seed = int(check_random_state(self.random_state).randint(2**31))
         inside = Data(x_map(data.X), y_map(data.Y), data.weight)
-        fitted = model.fit(inside, generator=torch.Generator().manual_seed(seed))
-        self.surrogate_ = Scaled(fitted, x_map, y_map)
-        self.y_ndim_ = targets.ndim
-        self.n_samples_fit_ = len(data.X)
-        self.notes_ = [*_constants(data.Y), *notes, *fitted.notes()]
+        fitted = Scaled(model.fit(inside, generator=torch.Generator().manual_seed(seed)), x_map, y_map)
+        return self._keep(fitted, targets.ndim, len(data.X), [*_constants(data.Y), *notes])
+
+    def partial_fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "FieldRegressor":
+        """Take in more rows, after first ones that are given to `fit`.
+
+        Scaling, hyperparameters and basis functions stay those of the first rows, and later ones are added by the
+        surrogate's `condition`: exactly by processes. A model without it raises NotImplementedError.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Inputs.
+        y : array-like of shape (n,) or (n, m)
+            Targets.
+        sample_weight : array-like of shape (n,), default=None
+            As in `fit`.
+
+        Returns
+        -------
+        self : FieldRegressor
+        """
+        if not hasattr(self, "surrogate_"):
+            return self.fit(X, y, sample_weight)
+        refuse_repeated_names(X)
+        rows, targets = validate_data(self, X, y, reset=False, multi_output=True, y_numeric=True, dtype=np.float64)
+        if targets.reshape(len(rows), -1).shape[1] != self.surrogate_.outputs:
+            raise ValueError(f"y has shape {targets.shape}, and the fit had {self.surrogate_.outputs} outputs")
+        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+        where = self.surrogate_.to_model_X.shift.device
+        data, notes = _distinct(rows, targets.reshape(len(rows), -1).astype(np.float64), weight, where, least=1)
+        with torch.no_grad():
+            fitted = self.surrogate_.condition(data)
+        return self._keep(fitted, self.y_ndim_, self.n_samples_fit_ + len(data.X), notes)
+
+    def _keep(self, fitted: Scaled, axes: int, rows: int, notes: Sequence[str]) -> "FieldRegressor":
+        """Hold a fit to so many rows of targets of so many axes."""
+        self.surrogate_, self.y_ndim_, self.n_samples_fit_ = fitted, axes, rows
+        self.notes_ = [*notes, *fitted.inner.notes()]
         return self
 
     def predict(
@@ -319,15 +353,17 @@ def refuse_repeated_names(X: ArrayLike) -> None:
         raise ValueError(f"column names must differ, {', '.join(twice)} occurs more than once; rename or drop them")
 
 
-def _distinct(X: np.ndarray, Y: np.ndarray, weight: np.ndarray, device: torch.device) -> tuple[Data, list[str]]:
+def _distinct(
+    X: np.ndarray, Y: np.ndarray, weight: np.ndarray, device: torch.device, least: int = 2
+) -> tuple[Data, list[str]]:
     """Rows without copies, with their summed weights (None for all ones), and what was done.
 
     Weighted rows are sorted: weights and the repetitions they stand for then give the same
     numbers to the last bit, whatever their order.
     """
     kept, weight = np.column_stack([X, Y])[weight > 0], weight[weight > 0]
-    if len(kept) < 2:
-        raise ValueError(f"sample_weight must leave at least 2 rows, and is zero on all but {len(kept)}")
+    if len(kept) < least:
+        raise ValueError(f"sample_weight must leave at least {least} rows, and is zero on all but {len(kept)}")
     order = np.lexsort(kept.T[::-1])
     ordered = kept[order]
     first = np.flatnonzero(np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)])

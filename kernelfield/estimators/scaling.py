@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kernelfield.core.contracts import Data, LeavesOneOut, Surrogate
+from kernelfield.core.contracts import Data, LeavesOneOut, Model, Surrogate
 from kernelfield.core.posterior import Posterior
 from kernelfield.models.conditioned import FittedProcess
 from kernelfield.models.expansion import FittedExpansion
+from kernelfield.models.fitted_variational import FittedVariationalProcess
 from kernelfield.models.grid import FittedGrid
+from kernelfield.models.iterative_process import FittedIterativeProcess
 from kernelfield.models.quantile import FittedQuantileProcess
 from kernelfield.models.student_noise import FittedRobustProcess
 from kernelfield.models.tensor import FittedTensor
@@ -49,6 +51,13 @@ class Affine:
         constant_or_nearly = constant | (spread == 0)  # the square of a tiny weighted spread may vanish
         return cls(torch.where(constant, x[0], size * mean), torch.where(constant_or_nearly, 1.0, size * spread))
 
+    @classmethod
+    def of_targets(cls, model: Model, Y: Tensor, weight: Tensor | None = None) -> "Affine":
+        """What a model is to see of targets Y (n, m): standardised ones, or these themselves if they are counts."""
+        if model.scalable:
+            return cls.standardising(Y, weight)
+        return cls(torch.zeros_like(Y[0]), torch.ones_like(Y[0]))
+
     def __call__(self, x: Tensor) -> Tensor:
         return (x - self.shift) / self.scale
 
@@ -74,7 +83,9 @@ class Scaled(Surrogate):
 
         Errors: NotImplementedError if the model has no evidence.
         """
-        if not isinstance(self.inner, FittedProcess | FittedRobustProcess | FittedWarped | FittedGrid):
+        if not isinstance(
+            self.inner, FittedProcess | FittedIterativeProcess | FittedRobustProcess | FittedWarped | FittedGrid
+        ):
             bounded = isinstance(self.inner, FittedExpansion)
             remedy = "log_bound is a lower bound of it" if bounded else "compare models by their scores"
             raise NotImplementedError(f"{type(self.inner).__name__} has no evidence; {remedy}")
@@ -142,7 +153,14 @@ class Scaled(Surrogate):
                     torch.as_tensor(value).to(square) * self.to_model_X.scale[int(kernel.split(".")[1])]
                 ).tolist()
             elif last == "lengthscale" and isinstance(
-                self.inner, FittedProcess | FittedRobustProcess | FittedGrid | FittedExpansion | FittedQuantileProcess
+                self.inner,
+                FittedProcess
+                | FittedIterativeProcess
+                | FittedRobustProcess
+                | FittedGrid
+                | FittedExpansion
+                | FittedVariationalProcess
+                | FittedQuantileProcess,
             ):
                 scale = self.to_model_X.scale
                 if isinstance(self.inner, FittedGrid):  # "axes.1.lengthscale" and what is inside such a kernel

@@ -23,7 +23,7 @@ from gpytorch.priors import Prior
 from torch import Tensor
 
 from kernelfield.kernels.stationary import Stationary
-from kernelfield.linalg.radial import CONTACT, Profile
+from kernelfield.linalg.profiles import CONTACT, Profile
 
 DROP = 38.0  # nats below its peak at which the weight of a node is below rounding
 FLAT = 45.0  # nats at which an exponential is nothing beside the smallest weight
@@ -92,6 +92,8 @@ class GammaMixture(Profile):
     shaped = True
     shape_reach = REACH
     kinked = True
+    passes = 1000.0
+    obstacle = "Matern of any smoothness is an integral, which KeOps has no formula for"
 
     def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
         assert shape is not None

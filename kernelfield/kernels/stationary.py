@@ -2,7 +2,7 @@
 
     k(x, x') = outputscale * profile(r),    r^2 = sum_d (x_d - x'_d)^2 / lengthscale_d^2
 
-The profiles, their derivatives and the tiling are in `linalg.radial`. Parameters are kept as
+The profiles are in `linalg.profiles`, derivatives and tiling in `linalg.radial`. Parameters are kept as
 logarithms, in which the evidence is far closer to a quadratic than in GPyTorch's softplus.
 
 Sources: Rasmussen & Williams (2006), section 4.2; for the lengthscale prior Hvarfner,
@@ -20,8 +20,9 @@ from gpytorch.kernels import Kernel
 from gpytorch.priors import LogNormalPrior, Prior
 from torch import Tensor
 
-from kernelfield.linalg import radial
-from kernelfield.linalg.radial import Gram, Profile
+from kernelfield.linalg import profiles, radial
+from kernelfield.linalg.profiles import Profile
+from kernelfield.linalg.radial import Gram
 
 
 class Stationary(Kernel):
@@ -126,7 +127,7 @@ class RBF(Stationary):
 
     @property
     def profile(self) -> Profile:
-        return radial.Rbf()
+        return profiles.Rbf()
 
 
 class Matern(Stationary):
@@ -140,9 +141,9 @@ class Matern(Stationary):
     """
 
     _PROFILES: ClassVar[dict[float, Callable[[], Profile]]] = {
-        0.5: radial.Matern12,
-        1.5: radial.Matern32,
-        2.5: radial.Matern52,
+        0.5: profiles.Matern12,
+        1.5: profiles.Matern32,
+        2.5: profiles.Matern52,
     }
 
     def __init__(self, nu: float = 2.5, **kwargs: Any) -> None:
@@ -188,7 +189,7 @@ class RationalQuadratic(Stationary):
 
     @property
     def profile(self) -> Profile:
-        return radial.RationalQuadratic()
+        return profiles.RationalQuadratic()
 
 
 def coincide(x1: Tensor, x2: Tensor) -> bool:

@@ -2,9 +2,8 @@
 
     K_ij = outputscale * k(r_ij^2),    r_ij = |z1_i - z2_j|,    z = x / lengthscale
 
-A profile k gives, for a tile of stretched squared distances a = stretch * r^2, the values K
-and the slopes S = -2 outputscale * dk/d(r^2) / gain >= 0, which share their exponential. All
-derivatives follow from S:
+A profile k gives a tile's values K and slopes S = -2 outputscale * dk/d(r^2) / gain, from which all
+derivatives follow:
 
     dK_ij / dz1_i = -gain S_ij (z1_i - z2_j)
     dK_ij / dlog lengthscale_d = gain S_ij (z1_id - z2_jd)^2
@@ -14,10 +13,9 @@ distances come from one matrix product of rows centred and augmented by their no
 leaves an error of a few rounding errors of |z|^2 in r^2; of a symmetric matrix only the lower
 half is computed, and its diagonal is exact.
 
-Sources: Rasmussen & Williams (2006), eq. (4.9), (4.14), (4.17), (4.19) and (5.9).
+Source: Rasmussen & Williams (2006), eq. (5.9); for the profiles see `profiles`.
 """
 
-from abc import ABC, abstractmethod
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -26,94 +24,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernelfield.linalg.profiles import Profile
+
 TILE = 2**16  # elements: a few tiles of doubles fit into a core's second-level cache
-CONTACT = 1e-7  # Matern-1/2 has a kink at r = 0; nearer pairs than this get its symmetric derivative, 0
-NEAR = 1e-8  # below this share of |z|^2 rounding shows in r^2, which a kink at r = 0 turns into its root
-
-
-class Profile(ABC):
-    """A radial function k with k(0) = 1; `shaped` if it has a shape parameter."""
-
-    stretch: float  # how a tile's squared distances are scaled, to spare a pass over it
-    gain: float  # the constant factor left out of S, for the same reason
-    shaped = False
-    shape_reach = (1e-3, 1e4)  # bounds of the shape in a fit
-    kinked = False  # whether k is linear in r at 0, so that r^2 must be exact there
-
-    @abstractmethod
-    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
-        """Write K and S (*b, rows, columns) for a = stretch * r^2, lost unless `shaped`."""
-
-    def shape_slope(self, a: Tensor, K: Tensor, shape: Tensor) -> Tensor:
-        """dK / dlog shape, of the shape of K."""
-        raise NotImplementedError(f"{type(self).__name__} has no shape parameter")
-
-
-class Rbf(Profile):
-    """k = exp(-r^2 / 2)."""
-
-    stretch = 0.5
-    gain = 1.0
-
-    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
-        torch.exp(torch.sub(log_scale, a, out=a), out=K)
-        S.copy_(K)
-
-
-class Matern12(Profile):
-    """k = exp(-r)."""
-
-    stretch = 1.0
-    gain = 1.0
-    kinked = True
-
-    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
-        r = a.sqrt_()
-        torch.exp(log_scale - r, out=K)
-        torch.div(K, r.masked_fill_(r < CONTACT, torch.inf), out=S)
-
-
-class Matern32(Profile):
-    """k = (1 + u) exp(-u), u = sqrt(3) r."""
-
-    stretch = 3.0
-    gain = 3.0
-
-    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
-        u = a.sqrt_()
-        torch.exp(log_scale - u, out=S)
-        torch.addcmul(S, u, S, out=K)
-
-
-class Matern52(Profile):
-    """k = (1 + u + u^2 / 3) exp(-u), u = sqrt(5) r."""
-
-    stretch = 5.0
-    gain = 5.0 / 3.0
-
-    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
-        u = a.sqrt()
-        decay = torch.sub(log_scale, u).exp_()
-        torch.addcmul(decay, u, decay, out=S)
-        torch.addcmul(S, a, decay, value=1 / 3, out=K)
-
-
-class RationalQuadratic(Profile):
-    """k = (1 + r^2 / (2 alpha))^-alpha; alpha, the shape, mixes lengthscales."""
-
-    stretch = 0.5
-    gain = 1.0
-    shaped = True
-
-    def tile(self, a: Tensor, log_scale: Tensor, K: Tensor, S: Tensor, shape: Tensor | None) -> None:
-        assert shape is not None
-        share = a / shape
-        torch.exp(log_scale - shape * share.log1p(), out=K)
-        torch.div(K, share.add_(1), out=S)
-
-    def shape_slope(self, a: Tensor, K: Tensor, shape: Tensor) -> Tensor:
-        share = a / shape
-        return K * (share / (1 + share) - share.log1p()) * shape
+NEAR = 0.5  # below eps^NEAR of |z|^2 rounding shows in r^2, which a kink at r = 0 turns into its root
 
 
 def radial(z1: Tensor, z2: Tensor | None, outputscale: Tensor, profile: Profile, shape: Tensor | None = None) -> Tensor:
@@ -193,7 +107,7 @@ class _Distances:
         centre = other.mean(-2, keepdim=True)
         root = profile.stretch**0.5
         self.first, self.second = (z1 - centre) * root, (other - centre) * root
-        self.left, self.right = _augmented(self.first, first=True), _augmented(self.second, first=False)
+        self.left, self.right = augmented(self.first, first=True), augmented(self.second, first=False)
 
     def tiles(self, batch: torch.Size) -> "list[tuple[slice, slice]]":
         """Row blocks and the columns each needs: all, or those up to its diagonal."""
@@ -204,23 +118,23 @@ class _Distances:
     def tile(self, rows: slice, columns: slice) -> Tensor:
         a = (self.left[..., rows, :] @ self.right[..., columns, :].mT).clamp_min_(0)
         if self.kinked:
-            _refine(a, self.first[..., rows, :], self.second[..., columns, :])
+            refine(a, self.first[..., rows, :], self.second[..., columns, :])
         if self.symmetric:
             a[..., rows].diagonal(dim1=-2, dim2=-1).zero_()
         return a
 
 
-def _augmented(z: Tensor, *, first: bool) -> Tensor:
+def augmented(z: Tensor, *, first: bool) -> Tensor:
     """Rows whose inner products, one side against the other, are squared distances."""
     norm = z.square().sum(-1, keepdim=True)
     one = torch.ones_like(norm)
     return torch.cat([z * -2, norm, one] if first else [z, one, norm], -1)
 
 
-def _refine(a: Tensor, first: Tensor, second: Tensor) -> None:
+def refine(a: Tensor, first: Tensor, second: Tensor) -> None:
     """Replace the squared distances of near pairs by sums of squared differences, which are exact."""
     size = second.square().sum(-1).amax() if second.shape[-2] else a.new_zeros(())
-    *batch, i, j = (a < NEAR * size).nonzero(as_tuple=True)
+    *batch, i, j = (a < torch.finfo(a.dtype).eps ** NEAR * size).nonzero(as_tuple=True)
     left, right = (z.expand(*a.shape[:-2], -1, -1) for z in (first, second))
     a[(*batch, i, j)] = (left[(*batch, i)] - right[(*batch, j)]).square().sum(-1)
 
@@ -246,7 +160,7 @@ class Cross:
         a.add_(norm, alpha=self.profile.stretch).clamp_min_(0)
         if self.profile.kinked:
             root = self.profile.stretch**0.5
-            _refine(a, self.moving * root, self.z * root)
+            refine(a, self.moving * root, self.z * root)
         K, self.S = torch.empty_like(a), torch.empty_like(a)
         self.profile.tile(a, self.log_scale, K, self.S, self.shape)
         return K
@@ -312,7 +226,7 @@ class Gram:
             a = torch.addmm(tile.column_norm, tile.z, tile.other_z, alpha=-2, out=tile.a)
             a.add_(tile.row_norm).clamp_min_(0)
             if self.profile.kinked:
-                _refine(a, tile.z, tile.other_z.mT)
+                refine(a, tile.z, tile.other_z.mT)
             tile.a_diagonal.zero_()
             if self.shape_slopes is None or shape is None:
                 self.profile.tile(a, self.log_scale, tile.K, tile.S, None)

@@ -26,7 +26,7 @@ Shi, Titsias & Mnih (2020), "Sparse Orthogonal Variational Inference for Gaussia
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -38,7 +38,8 @@ from kernelfield.core.numerics import cholesky
 from kernelfield.core.posterior import LazyMatrix
 from kernelfield.models.evidence import Trend
 
-BLOCK = 2**20  # entries of c(X) of a block: matrix products gain nothing from more
+BLOCK = 2**18  # entries of c(X) of a block: products gain nothing from more, and the memory of less is used again
+SQUARE = 256  # rows of G that are added to at once: what is right of the diagonal block is left to symmetry
 LEAST_ROWS = 64  # of a block
 
 
@@ -82,6 +83,10 @@ class Basis(ABC):
         """The basis with another vector `free`."""
         return self
 
+    def rescaled(self, scale: float) -> Self | None:
+        """The basis of the process of `scale` times the variance; None where it has no number for that."""
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class RegressionSums:
@@ -97,6 +102,15 @@ class RegressionSums:
     def __add__(self, more: "RegressionSums") -> "RegressionSums":
         names = ("G", "C", "V", "slack", "log_weight", "rows")
         return RegressionSums(*(getattr(self, name) + getattr(more, name) for name in names))
+
+    def times(self, share: float) -> "RegressionSums":
+        """What the sums over `share` times as many rows of the same kind would be."""
+        G, C, V, slack, log_weight = (share * t for t in (self.G, self.C, self.V, self.slack, self.log_weight))
+        return RegressionSums(G, C, V, slack, log_weight, round(share * self.rows))
+
+    def rescaled(self, scale: Tensor | float) -> "RegressionSums":
+        """The sums were the variance of the process `scale` times as large."""
+        return replace(self, G=scale * self.G, C=scale**0.5 * self.C, slack=scale * self.slack)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +139,16 @@ def gather(basis: Basis, factor: Tensor | None, rows: Rows) -> RegressionSums:
     G, C, slack = rows.V.new_zeros(k, k), rows.V.new_zeros(k, q), rows.V.new_zeros(())
     for block in rows.blocks(k):
         phi = whitened(factor, basis.cross(block.X))
-        heavy = phi * block.weight
-        G.addmm_(heavy, phi.mT)
+        heavy = phi if (block.weight == 1).all() else phi * block.weight
+        for start in range(0, k, SQUARE):
+            end = start + SQUARE
+            G[start:end, :end].addmm_(heavy[start:end], phi[:end].mT)
         C.addmm_(heavy, block.V)
         prior = basis.variance(block.X)
         if prior is not None:
             slack += (block.weight * (prior - phi.square().sum(0))).sum()
     V = rows.V.mT @ (rows.weight[:, None] * rows.V)
+    G = G.tril() + G.tril(-1).mT
     return RegressionSums(G, C, V, slack, rows.weight.log().sum(), len(rows.X))
 
 

@@ -150,8 +150,12 @@ class Regression:
     @classmethod
     def of(cls, system: System, layout: Layout) -> "Regression":
         """The regression of the observations."""
-        Y, H, k = layout.Y, layout.H, layout.Y.shape[1]
-        solved = solve(system, torch.cat([Y, H], -1))
+        return cls.solved(layout.Y, layout.H, solve(system, torch.cat([layout.Y, layout.H], -1)))
+
+    @classmethod
+    def solved(cls, Y: Tensor, H: Tensor, solved: Tensor) -> "Regression":
+        """The regression of Y (n, k) on H (n, p), given A^-1 [Y, H]."""
+        k = Y.shape[1]
         gain = solved[:, k:]
         gram = H.mT @ gain
         factor = torch.linalg.cholesky((gram + gram.mT) / 2)

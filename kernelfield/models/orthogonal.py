@@ -28,9 +28,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kernelfield.core.contracts import Data, Model
+from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import Mixing, Unit
 from kernelfield.core.numerics import threads_for
+from kernelfield.core.streaming import StreamingModel
 from kernelfield.kernels.spherical import SphericalKernel, count, spherical_kernel
 from kernelfield.kernels.zonal import levels_of, multiplicities, zonal
 from kernelfield.models.collapsed import Basis, Rows, bound, gather, whitened
@@ -40,6 +41,7 @@ from kernelfield.models.expansion import FittedExpansion, centre_of, climb, gues
 from kernelfield.models.inducing import by_variance
 from kernelfield.models.search import check_settings
 from kernelfield.models.sparse import ENOUGH, ROUNDS, nuggeted
+from kernelfield.models.streamed import SumsLearner
 from kernelfield.nets.activation import Activation
 from kernelfield.nets.rectifiers import Relu
 
@@ -124,7 +126,7 @@ def activation_levels(activation: Activation, d: int) -> Tensor:
 
 
 @dataclass(eq=False, repr=False)
-class SphericalProcess(Model):
+class SphericalProcess(StreamingModel):
     """A process with a kernel of the sphere, in M activation functions and at K inputs orthogonal to them.
 
     family, depth, nu : the kernel, as for `SphericalKernel`.
@@ -181,6 +183,9 @@ class SphericalProcess(Model):
             kernel.requires_grad_(False)
             with torch.no_grad():
                 return FittedExpansion.of(basis, noise, trend, centre, rows, searches)
+
+    def learner(self, sample: Data, rows: int, *, generator: torch.Generator) -> SumsLearner:
+        return SumsLearner(self.fit(sample, generator=generator), self, whole=len(sample.X) >= rows)
 
     def _check(self) -> None:
         check_settings(self)

@@ -16,7 +16,6 @@ from gpytorch.kernels import Kernel
 
 from kernelfield.core.contracts import Data, Model
 from kernelfield.core.mixing import Mixing, Unit
-from kernelfield.core.numerics import require_room
 from kernelfield.kernels.named import NETWORKS
 from kernelfield.kernels.stationary import Stationary
 from kernelfield.linalg.dense import Dense
@@ -24,7 +23,10 @@ from kernelfield.models.conditioned import FittedProcess, system
 from kernelfield.models.covariance import covariance
 from kernelfield.models.evidence import Objective, Trend
 from kernelfield.models.fit import Search
+from kernelfield.models.iterative_fit import fit_iteratively
+from kernelfield.models.iterative_process import FittedIterativeProcess
 from kernelfield.models.search import check_settings, kernel_for, race
+from kernelfield.models.solver_choice import Solver, choose, require_cholesky
 from kernelfield.models.student_noise import FittedRobustProcess, RobustProcess
 
 BUFFERS, BUFFERS_GENERAL = 4, 9  # n x n matrices alive at once in a fit, of our kernels and through autograd
@@ -53,11 +55,16 @@ class Process(Model):
     learn_mixing : whether the shapes of the mixing law, such as alpha of an inverse gamma, are
         hyperparameters too. Its unit is not: the kernel's output scale does the same, so use a
         kernel that has one.
+    solver : "cholesky", to rounding, in n^3 operations and several n x n matrices; "iterative", by conjugate
+        gradients on products with the kernel matrix, for as many rows as time allows, with the residuals and error
+        bars in the notes; "keops", the same with KeOps forming the products; "distributed", the same with the
+        products shared out among the ranks of a program that torchrun started. "auto" counts operations and
+        bytes: Cholesky up to about 10,000 rows on a CPU, and iterations above.
 
     Units: X and Y as given; `FieldRegressor` standardises both. Outputs share kernel and noise.
-    Errors: ValueError for a noise that is not positive, an unknown mean or kernel, a kernel for
-    another number of inputs, a law without shapes that is to be learned; MemoryError where n x n
-    matrices do not fit.
+    Errors: ValueError for a noise that is not positive, an unknown mean, kernel or solver, a kernel for
+    another number of inputs, a law without shapes that is to be learned; MemoryError where what the solver
+    keeps does not fit.
 
     >>> X = torch.linspace(0, 1, 9, dtype=torch.double)[:, None]
     >>> fitted = Process("rbf").fit(Data(X, torch.sin(6 * X)), generator=torch.Generator())
@@ -73,20 +80,39 @@ class Process(Model):
     steps: int = 200
     learn_noise: bool = True
     learn_mixing: bool = False
+    solver: Solver = "auto"
 
-    def fit(self, data: Data, *, generator: torch.Generator) -> FittedProcess | FittedRobustProcess:
+    def fit(
+        self, data: Data, *, generator: torch.Generator
+    ) -> FittedProcess | FittedRobustProcess | FittedIterativeProcess:
         if isinstance(self.noise, str):
             return self._robust().fit(data, generator=generator)
-        return self.fit_exact(data, generator=generator)
+        self._check()
+        chosen = choose(
+            self.solver,
+            len(data.X),
+            searching=self.steps > 0,
+            bytes_each=self._bytes_each(data),
+            device=data.X.device,
+        )
+        if chosen.solver == "cholesky":
+            return self._factored(data, generator)
+        return fit_iteratively(self, data, chosen, generator)
 
     def fit_exact(self, data: Data, *, generator: torch.Generator) -> FittedProcess:
-        """What `fit` does where the noise is Gaussian; models that build on the exact process call it.
+        """What `fit` does by Cholesky where the noise is Gaussian; models that build on its factor call it.
 
-        Errors: ValueError for noise="student_t", and those of `fit`.
+        Errors: ValueError for noise="student_t" or another solver, and those of `fit`.
         """
         if isinstance(self.noise, str):
             raise ValueError(f"this needs the evidence of an exact process, got noise={self.noise!r}; give a variance")
-        self._check(data)
+        if self.solver not in ("auto", "cholesky"):
+            raise ValueError(f"this needs the factor of an exact process, got solver={self.solver!r}; use 'cholesky'")
+        self._check()
+        require_cholesky(len(data.X), self._bytes_each(data), data.X.device)
+        return self._factored(data, generator)
+
+    def _factored(self, data: Data, generator: torch.Generator) -> FittedProcess:
         kernel = kernel_for(self.kernel, data.X, data.Y.var(0, correction=0).mean().clamp_min(1e-12))
         trend = Trend.of(self.mean, data.X)
         noise, mixing, searches = float(self.noise), self.mixing, list[Search]()
@@ -111,20 +137,27 @@ class Process(Model):
                 "learn_noise=False holds a noise, and noise='student_t' does not say which; "
                 "use RobustProcess(noise=..., nu=..., learn_noise=False)"
             )
+        if self.solver not in ("auto", "cholesky"):
+            raise ValueError(
+                f"noise='student_t' is fitted by Cholesky factors alone, got solver={self.solver!r}; give the noise as "
+                "a variance, or leave solver out"
+            )
         return RobustProcess(self.kernel, self.mean, restarts=self.restarts, steps=self.steps)
 
-    def _check(self, data: Data) -> None:
+    def _check(self) -> None:
         check_settings(self)
         if self.learn_mixing and not self.mixing.shapes:
             raise ValueError(
                 f"{self.mixing} has no shape to learn, and its unit is learned as the output scale of the kernel; "
                 "leave learn_mixing out"
             )
+
+    def _bytes_each(self, data: Data) -> int:
+        """Of an entry of the n x n matrices of a fit by Cholesky, together."""
         ours = (
             self.kernel not in NETWORKS if isinstance(self.kernel, str) else isinstance(self.kernel, Stationary | None)
         )
-        n, bytes_each = len(data.X), data.X.element_size() * (BUFFERS if ours else BUFFERS_GENERAL)
-        require_room(n, bytes_each, data.X.device, what=f"an exact fit of {n} rows")
+        return data.X.element_size() * (BUFFERS if ours else BUFFERS_GENERAL)
 
     def _learn(self, kernel: Kernel, data: Data, generator: torch.Generator) -> tuple[float, Mixing, list[Search]]:
         """Set the kernel's parameters to the best found; returns the noise, the mixing law and the record."""

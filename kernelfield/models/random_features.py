@@ -14,31 +14,32 @@ Sources: Rahimi & Recht (2007); Takhanov (2024), "Multi-layer random features an
 networks"; Sehanobish et al. (2024), "Scalable Neural Network Kernels".
 """
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
 import torch
 from gpytorch.kernels import Kernel
 from torch import Tensor
 
-from kernelfield.core.contracts import Data, Model
+from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import Mixing, Unit
 from kernelfield.core.numerics import threads_for
+from kernelfield.core.streaming import StreamingModel
 from kernelfield.kernels.random_features import DeepRandomFeatures
 from kernelfield.kernels.universal_features import Function, UniversalFeatures, spectral_draws
-from kernelfield.models.collapsed import Basis, RegressionSums, Rows, bound, gather
+from kernelfield.models.collapsed import Basis, RegressionSums, Rows, gather
 from kernelfield.models.evidence import NOISE_REACH, Trend, mean_square
 from kernelfield.models.expansion import FittedExpansion, centre_of, climb, guess
-from kernelfield.models.fit import Search, minimise
+from kernelfield.models.fit import Search
 from kernelfield.models.search import SHARES, check_settings, kernel_for, sample
+from kernelfield.models.streamed import SCALE_REACH, SumsLearner, noise_reach, settle
 from kernelfield.nets.algebra import Layer
 from kernelfield.nets.dense import Dense
 from kernelfield.nets.rectifiers import Relu
 
-SCALE_REACH = (1e-4, 1e5)  # bounds of the prior variance, in mean squares of the targets
 NETWORK = Dense(2**0.5, 1.0) >> Relu() >> Dense(2**0.5, 0.3) >> Relu() >> Dense()
 FEW = 512  # rows at most to start from
 
@@ -71,6 +72,11 @@ class FourierBasis(Features):
         phase = self.frequencies @ (X / self.kernel.lengthscale).mT
         return torch.cat([phase.cos(), phase.sin()]) * (self.kernel.outputscale / len(self.frequencies)).sqrt()
 
+    def rescaled(self, scale: float) -> "FourierBasis":
+        kernel = copy.deepcopy(self.kernel)
+        kernel.outputscale = scale * kernel.outputscale
+        return replace(self, kernel=kernel)
+
 
 @dataclass(frozen=True, eq=False)
 class DeepBasis(Features):
@@ -94,6 +100,9 @@ class DeepBasis(Features):
 
     def cross(self, X: Tensor) -> Tensor:
         return self.source.features(X / self.unit).mT * (self.log_scale / 2).exp()
+
+    def rescaled(self, scale: float) -> "DeepBasis":
+        return replace(self, log_scale=self.log_scale + math.log(scale))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +129,12 @@ class UniversalBasis(Features):
     def at(self, free: Tensor) -> "UniversalBasis":
         return replace(self, log_scale=free[0], log_length=free[1])
 
+    def rescaled(self, scale: float) -> "UniversalBasis":
+        return replace(self, log_scale=self.log_scale + math.log(scale))
+
 
 @dataclass(eq=False, repr=False)
-class RandomFeatureProcess(Model):
+class RandomFeatureProcess(StreamingModel):
     """Bayesian linear regression on random features; see the module docstring.
 
     features : "fourier", "network" or "universal".
@@ -173,6 +185,9 @@ class RandomFeatureProcess(Model):
                 case _:
                     return self._universal(data, rows, trend, centre, generator)
 
+    def learner(self, sample: Data, rows: int, *, generator: torch.Generator) -> SumsLearner:
+        return SumsLearner(self.fit(sample, generator=generator), self, whole=len(sample.X) >= rows)
+
     def _check(self) -> None:
         check_settings(self)
         if self.features not in ("fourier", "network", "universal"):
@@ -200,41 +215,23 @@ class RandomFeatureProcess(Model):
         basis = DeepBasis(arch, self.count, seed, unit, zero)
         with torch.no_grad():
             moments = gather(basis, None, rows)
-        scale, noise, searches = self._prior(moments, rows, len(centre))
-        root = scale**0.5
-        scaled = replace(moments, G=scale * moments.G, C=root * moments.C)
+        scale, noise, searches = self._prior(moments, len(centre))
         basis = replace(basis, log_scale=zero + math.log(scale))
-        return FittedExpansion(basis, noise, trend, centre, scaled, tuple(searches))
+        return FittedExpansion(basis, noise, trend, centre, moments.rescaled(scale), tuple(searches))
 
-    def _prior(self, moments: RegressionSums, rows: Rows, m: int) -> tuple[float, float, list[Search]]:
+    def _prior(self, moments: RegressionSums, m: int) -> tuple[float, float, list[Search]]:
         """Prior variance and noise of the greatest evidence: the sums at another variance are multiples of these."""
-        size = mean_square(rows.V[:, :m], rows.V[:, m:])
+        low, high = noise_reach(moments, m)
+        size = low / NOISE_REACH[0]
         mean = moments.G.trace().item() / moments.rows  # variance of the process per unit of the prior
         first = size / mean if mean > 0 else size
-
-        def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
-            with torch.enable_grad():
-                free = torch.from_numpy(theta).to(moments.G).requires_grad_()
-                scale, noise = free.exp().unbind()
-                scaled = replace(moments, G=scale * moments.G, C=scale.sqrt() * moments.C)
-                value = bound(scaled, noise, (len(moments.G),), m)
-                (slope,) = torch.autograd.grad(value, free)
-            count = moments.rows * m
-            return -value.item() / count, -slope.cpu().double().numpy() / count
-
         if not self.steps:
             return first, float(self.noise), []
-        box = [
-            (math.log(low * unit), math.log(high * unit))
-            for unit, (low, high) in ((first, SCALE_REACH), (size, NOISE_REACH))
-        ]
         shares = [self.noise, *(share * size for share in SHARES)][: self.restarts]
         if not self.learn_noise:
-            shares, box[1] = [self.noise], (math.log(self.noise), math.log(self.noise))
-        starts = [np.log([first, share]) for share in shares]
-        theta, searches = minimise(loss, starts, box, self.steps, label=f"prior of {len(moments.G)} features")
-        scale, noise = np.exp(theta).tolist()
-        return scale, noise, searches
+            shares, low, high = [self.noise], self.noise, self.noise
+        scales = (first * SCALE_REACH[0], first * SCALE_REACH[1])
+        return settle(moments, m, [(first, share) for share in shares], (scales, (low, high)), self.steps)
 
     def _universal(
         self, data: Data, rows: Rows, trend: Trend, centre: Tensor, generator: torch.Generator

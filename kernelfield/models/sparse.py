@@ -14,17 +14,21 @@ import torch
 from gpytorch.kernels import Kernel
 from torch import Tensor
 
-from kernelfield.core.contracts import Data, Model
+from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import Mixing, Unit
 from kernelfield.core.numerics import cholesky, threads_for
+from kernelfield.core.streaming import StreamingModel
 from kernelfield.models.collapsed import Basis, Rows
 from kernelfield.models.covariance import Lazy, matrix
 from kernelfield.models.evidence import Trend
 from kernelfield.models.expansion import FittedExpansion, centre_of, climb, guess
 from kernelfield.models.inducing import by_clusters, by_variance
 from kernelfield.models.search import check_settings, kernel_for
+from kernelfield.models.streamed import SumsLearner
 
-NUGGET = 1e-8  # variance of the noise of inducing values, in units of the process's: they may nearly coincide
+# Variance of the noise of inducing values, in units of the process's: they may nearly coincide. The data may have a
+# noise of 1e-9 in these units, of which the inducing values must not have more.
+NUGGET = 1e-11
 ROUNDS = 2  # of choosing inputs and learning hyperparameters
 ENOUGH = 1e-4  # variance left unexplained, in units of the noise, at which more inputs would not be noticed
 
@@ -75,7 +79,7 @@ def nuggeted(K: Tensor) -> Tensor:
 
 
 @dataclass(eq=False, repr=False)
-class SparseProcess(Model):
+class SparseProcess(StreamingModel):
     """A Gaussian process seen through inducing inputs, for many rows.
 
     kernel, mean, noise, restarts, learn_noise : as for `Process`; the starts race by the exact evidence
@@ -127,6 +131,9 @@ class SparseProcess(Model):
             kernel.requires_grad_(False)
             with torch.no_grad():
                 return FittedExpansion.of(basis, noise, trend, centre, rows, searches)
+
+    def learner(self, sample: Data, rows: int, *, generator: torch.Generator) -> SumsLearner:
+        return SumsLearner(self.fit(sample, generator=generator), self, whole=len(sample.X) >= rows)
 
     def _check(self) -> None:
         check_settings(self)

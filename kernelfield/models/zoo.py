@@ -18,9 +18,11 @@ from kernelfield.models.random_features import RandomFeatureProcess
 from kernelfield.models.sparse import SparseProcess
 from kernelfield.models.spectral import Spectral
 from kernelfield.models.support_vector import SupportVectorClassifier
+from kernelfield.models.svgp import VariationalProcess
 from kernelfield.models.tensor import TensorProcess
 from kernelfield.models.time_series import TimeSeriesProcess
 from kernelfield.models.variational import VariationalClassifier
+from kernelfield.models.vecchia import NearestNeighbourProcess
 from kernelfield.models.warped import Warped
 from kernelfield.models.zoo_networks import NETWORK_CLASSIFIERS, NETWORKS
 
@@ -136,6 +138,22 @@ _REGRESSORS = (
         "gp-spherical",
         "sparse process in features of a network, on a sphere: for many rows of many columns",
         SphericalProcess,
+        SPARSE,
+        rows=(1000, ANY),
+        quick=False,
+    ),
+    Entry(
+        "vecchia",
+        "each row given its nearest ones: for many rows of few inputs with little noise",
+        NearestNeighbourProcess,
+        SPARSE,
+        rows=(1000, ANY),
+        inputs=(1, 12),
+    ),
+    Entry(
+        "svgp",
+        "sparse process by mini-batches, for counts and other likelihoods too: for very many rows",
+        VariationalProcess,
         SPARSE,
         rows=(1000, ANY),
         quick=False,

@@ -15,7 +15,7 @@ precision whatever the inputs'.
 Sources: as for `dense` and `rectifiers`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,15 +51,35 @@ def _flat(arch: Layer) -> Layers | None:
             return None
 
 
-def stacked(layers: Layers, points1: Points, points2: Points | None, *, tangent: bool) -> Tensor:
-    """The kernel matrix (n1, n2) of a plain stack, differentiable once in inputs and scales."""
+class Stack(NamedTuple):
+    """What the matrix of a plain stack is made of: numbers of the points, of the layers, and its diagonal.
+
+    Each of first and second, None for the first with themselves, has the three entries of a side of `Sides`.
+    """
+
+    first: tuple[Tensor, Tensor, Tensor]
+    second: tuple[Tensor, Tensor, Tensor] | None
+    kappas: Tensor
+    diagonal: Tensor | None
+    program: tuple[str, ...]
+    tangent: bool
+
+
+def prepared(layers: Layers, points1: Points, points2: Points | None, *, tangent: bool) -> Stack:
+    """A plain stack between two sets of points, or of one with itself; differentiable in inputs and scales."""
     first = _numbers(layers, points1)
-    second = None if points2 is None else _numbers(layers, points2)
+    second = None if points2 is None else _cast(*_numbers(layers, points2))
     diagonal = _diagonal(layers, *first[1:], tangent=tangent).detach() if second is None else None
     folds = [torch.as_tensor(s.kappa).to(points1.x) for s in layers if isinstance(s, Rectifier)]
     kappas = torch.stack(folds) if folds else points1.x.new_empty(0)
-    sides = [_cast(*side) if side else (None,) * 3 for side in (first, second)]
-    return _Stack.apply(*sides[0], *sides[1], kappas, diagonal, tuple(_step(layer) for layer in layers), tangent)
+    return Stack(_cast(*first), second, kappas, diagonal, tuple(_step(layer) for layer in layers), tangent)
+
+
+def stacked(layers: Layers, points1: Points, points2: Points | None, *, tangent: bool) -> Tensor:
+    """The kernel matrix (n1, n2) of a plain stack, differentiable once in inputs and scales."""
+    stack = prepared(layers, points1, points2, tangent=tangent)
+    second = stack.second or (None,) * 3
+    return _Stack.apply(*stack.first, *second, stack.kappas, stack.diagonal, stack.program, tangent)
 
 
 def _cast(u: Tensor, std: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -83,10 +83,12 @@ class Desk:
         self.shape, self.taken = (rows, columns), 0
 
     def take(self) -> Tensor:
-        if self.taken == len(self.arrays):
-            self.arrays.append(self.like.new_empty(_pairs(self.like)))
-        self.taken += 1
         rows, columns = self.shape
+        if self.taken == len(self.arrays):
+            self.arrays.append(self.like.new_empty(max(_pairs(self.like), rows * columns)))
+        elif self.arrays[self.taken].numel() < rows * columns:
+            self.arrays[self.taken] = self.like.new_empty(rows * columns)
+        self.taken += 1
         return self.arrays[self.taken - 1][: rows * columns].view(rows, columns)
 
     def mirror(self, tile: Tensor) -> Tensor:

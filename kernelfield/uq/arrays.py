@@ -25,6 +25,7 @@ from kernelfield.uq.laws import Sample
 from kernelfield.uq.parts import BlockDiagonal
 
 LEFT_OUT = 0.05  # of the probability on either side of a grid, the most that a tail may stand for
+LARGEST = 1e150  # deviation, of which the square is a number in double precision
 ROUNDING = 1e-9  # by which a distribution function may fall or leave [0, 1]
 
 Array = Any  # whatever numpy or torch reads as an array
@@ -76,6 +77,8 @@ def law_from(
 def _gaussian(mean: Tensor, std: Tensor) -> Draws:
     _require_equal("mean", mean, "std", std)
     _require_none("std", ~(std > 0), f"not positive, the least is {std.min():g}; leave these rows out or floor it")
+    huge = f"above {LARGEST:g}, the largest is {std.max():g}, whose squares are infinite; leave these rows out"
+    _require_none("std", std > LARGEST, huge)
     return Draws(mean.unsqueeze(0), mean.new_ones(1), std.square())  # one function with noise
 
 

@@ -48,13 +48,13 @@ class CalibrationTest:
 
 def top_label_ece(evaluation: ClassEvaluation, bins: int = BINS) -> float:
     """The expected calibration error of the predicted class, in bins of equal width on [0, 1]."""
-    return _equal_width(evaluation.confidence, evaluation.right, bins)
+    return _error(evaluation.confidence, evaluation.right, equal_width(evaluation.confidence, bins))
 
 
 def classwise_ece(evaluation: ClassEvaluation, bins: int = BINS) -> float:
     """The mean over classes of their expected calibration errors, in bins of equal width on [0, 1]."""
     columns = evaluation.probabilities.T
-    return float(np.mean([_equal_width(p, evaluation.labels == j, bins) for j, p in enumerate(columns)]))
+    return float(np.mean([_error(p, evaluation.labels == j, equal_width(p, bins)) for j, p in enumerate(columns)]))
 
 
 def adaptive_ece(evaluation: ClassEvaluation, bins: int = BINS) -> float:
@@ -65,7 +65,7 @@ def adaptive_ece(evaluation: ClassEvaluation, bins: int = BINS) -> float:
     0.3
     """
     columns = evaluation.probabilities.T
-    return float(np.mean([_equal_count(p, evaluation.labels == j, bins) for j, p in enumerate(columns)]))
+    return float(np.mean([_error(p, evaluation.labels == j, equal_count(p, bins)) for j, p in enumerate(columns)]))
 
 
 def worst_gap(evaluation: ClassEvaluation) -> float:
@@ -124,18 +124,26 @@ def brownian_reach(x: float) -> float:
     return float(4 * (sign * special.ndtr(-odd * x)).sum())
 
 
-def _equal_width(p: np.ndarray, came: np.ndarray, bins: int) -> float:
-    """Bins hold their upper edge."""
-    _require(bins)
-    index = np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
-    return float(np.abs(np.bincount(index, weights=p - came)).sum() / len(p))
+def _error(p: np.ndarray, came: np.ndarray, bin: np.ndarray) -> float:
+    """The calibration error of probabilities (n,) in bins, of which each row has the number (n,)."""
+    return float(np.abs(np.bincount(bin, weights=p - came)).sum() / len(p))
 
 
-def _equal_count(p: np.ndarray, came: np.ndarray, bins: int) -> float:
+def equal_width(p: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """The number (n,) of the bin of each probability, in bins of equal width on [0, 1] that hold their upper edge."""
     _require(bins)
-    order = np.argsort(p, kind="stable")
-    starts = cuts(p[order], min(bins, len(p)))[:-1]
-    return float(np.abs(np.add.reduceat((p - came)[order], starts)).sum() / len(p))
+    return np.clip(np.ceil(p * bins).astype(int) - 1, 0, bins - 1)
+
+
+def equal_count(p: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """The number (n,) of the bin of each probability, in bins of about equally many rows, never cut through ties.
+
+    >>> equal_count(np.array([0.3, 0.1, 0.2, 0.1]), 2).tolist()
+    [1, 0, 1, 0]
+    """
+    _require(bins)
+    ordered = np.sort(p)
+    return np.searchsorted(ordered[cuts(ordered, min(bins, len(p)))[1:-1]], p, side="right")
 
 
 def _require(bins: int) -> None:

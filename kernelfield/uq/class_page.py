@@ -13,7 +13,7 @@ from kernelfield.uq.classes import Reliability
 from kernelfield.uq.diagnosis.counts import stated
 from kernelfield.uq.diagnosis.outside import entropy
 from kernelfield.uq.markup import figure
-from kernelfield.uq.page import STAY, compared, fill, shown_columns
+from kernelfield.uq.page import STAY, compared, fill, learned, shown_columns
 from kernelfield.uq.remedies import prescribed
 from kernelfield.uq.sections import Section, Table, line
 from kernelfield.uq.words import CLASSES, number
@@ -30,7 +30,7 @@ def render(report: ClassReport) -> str:
     """The page of a report."""
     part = {"name": "", "sections": list(_sections(report))}
     last = [*compared(report.pairs), *_mended(report)]
-    return fill(report, report.target, [part], CLASSES, EXPLAINED.format(report.rule), last)
+    return fill(report, report.target, [part], CLASSES, EXPLAINED.format(report.rule), last, report.whole)
 
 
 def _sections(report: ClassReport) -> Iterator[Section]:
@@ -105,12 +105,20 @@ def _mended(report: ClassReport) -> Iterator[Section]:
     rows = []
     for one in report.remedies:
         scores = one.evaluation.scores()
-        cells = (one.name, scores["log_loss"], scores["brier"], number(scores["ece"], "{:.1%}"))
+        cells = (one.name, scores["log_loss"], scores["brier"], number(scores["ece"], "{:.1%}"), learned(one))
         rows.append(line(*cells, chosen=one.name == report.advised))
     words = prescribed(report.advised, fitted=report.n_train is not None) or [STAY]
     caption = f"Learned from one half of the rows, measured on {report.remedies[0].to_dict()['rows']:,} others."
-    heads = ("Recalibration", "Log loss", "Brier score", "Calibration error")
-    yield Section("Recalibration", words, (), [Table(caption, heads, rows)])
+    heads = ("Recalibration", "Log loss", "Brier score", "Calibration error", "Learned")
+    points = {one.name: one.evaluation.reliability() for one in report.remedies}
+    drawn = figure(
+        "mended",
+        "Before and after",
+        report_plots.reliabilities(points, prefix="mended-"),
+        "Shares that were right against confidence, on rows that the recalibration has not seen: orange as it is, the "
+        "others after it. On the diagonal probabilities hold what they promise.",
+    )
+    yield Section("Recalibration", words, [drawn], [Table(caption, heads, rows)])
 
 
 def reliability(points: Reliability, *, prefix: str, size: tuple[float, float] = plots.SIZE) -> str:

@@ -29,12 +29,14 @@ from kernelfield.uq.class_calibration import (
 from kernelfield.uq.class_verdict import class_verdicts
 from kernelfield.uq.classes import ClassEvaluation, bins_for
 from kernelfield.uq.diagnosis.findings import ClassFindings, diagnose_classes
+from kernelfield.uq.gaps import AgainstChance
 from kernelfield.uq.lights import Verdict
 from kernelfield.uq.markdown import summary
 from kernelfield.uq.paired import Paired, compared_with
 from kernelfield.uq.record import heading, plain
 from kernelfield.uq.remedies import Remedy, advised, recommended
 from kernelfield.uq.rows import Rows
+from kernelfield.uq.whole import whole_class_scores
 
 NUMBERS = (  # that conditions may ask for
     "accuracy",
@@ -92,6 +94,10 @@ class ClassReport:
     remedies: Sequence[Remedy[ClassEvaluation]] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.features, str):  # a text is a sequence too, of letters
+            object.__setattr__(self, "features", [self.features])
+        if isinstance(self.classes, str):
+            raise ValueError(f"classes must be a list of two names or more, got the text {self.classes!r}")
         if self.model in self.others:
             raise ValueError(f"the model and one that it is compared with are both called {self.model!r}; rename one")
         counts = len(self.classes), self.evaluation.probabilities.shape[1], len(self.prior)
@@ -117,6 +123,8 @@ class ClassReport:
         Errors: ValueError for probabilities that are no laws, or labels that are none of the classes.
         """
         names = named.get("classes")
+        if isinstance(names, str):
+            raise ValueError(f"classes must be a list of two names or more, got the text {names!r}")
         came = _numbered(labels, names)
         evaluation = ClassEvaluation.of(probabilities, came, bins=bins_for(len(came)))
         k = evaluation.probabilities.shape[1]
@@ -157,6 +165,11 @@ class ClassReport:
     def intervals(self) -> dict[str, Interval]:
         """95% intervals of the scores that are means over rows; none for a single row."""
         return score_intervals(self.evaluation) if self.n_test > 1 else {}
+
+    @cached_property
+    def whole(self) -> dict[str, AgainstChance]:
+        """Scores that are no means over rows, with intervals and what chance gives."""
+        return whole_class_scores(self.evaluation)
 
     @cached_property
     def skill(self) -> dict[str, Interval]:
@@ -226,6 +239,7 @@ class ClassReport:
                 "kolmogorov": asdict(kolmogorov(self.evaluation)),
             },
             "risk": asdict(selective_risk(self.evaluation)),
+            "whole": {name: asdict(found) for name, found in self.whole.items()},
             **asdict(self.findings),
             "comparison": [asdict(pair) | {"sentence": pair.sentence} for pair in self.pairs],
             "remedies": [one.to_dict() for one in self.remedies],

@@ -15,6 +15,7 @@ beyond chance, at a level shared as for regression, and by a percentage point or
 from dataclasses import replace
 
 import numpy as np
+import torch
 from scipy import stats
 
 from kernelfield.uq.calibration import CONFIDENCE
@@ -24,9 +25,12 @@ from kernelfield.uq.diagnosis.counts import poisson_binomial
 from kernelfield.uq.diagnosis.findings import ClassFindings
 from kernelfield.uq.diagnosis.groups import class_by_column
 from kernelfield.uq.lights import FEWEST, LIGHT, MARGIN, MORE, Verdict, compared, conditional, drifted, unfamiliar
+from kernelfield.uq.recalibration.probabilities import TemperatureScaling
 
 RULE = "the shares of the training rows"
 SURE = 0.99
+ROWS = 5000  # that tell a temperature
+SLIGHT = 0.05  # change by a temperature that mends nothing
 SURE_ROWS = 100  # of which one may be wrong
 MANY = 500  # rows from which Spiegelhalter's statistic is near enough to a Gaussian
 USELESS = "Do not use this model: it does worse than always predicting"
@@ -87,9 +91,19 @@ def honesty(model: ClassEvaluation, *, level: float = LIGHT) -> Verdict:
         return replace(verdict, grade="good", title="Probabilities keep their promise", sentence=words)
     sure = said > right
     words = f"{found}, more than chance explains; {allowed}. Their mean is {said:.1%}, and {right:.1%} are right."
-    remedy = f"Recalibrate: probabilities are too {'large' if sure else 'small'} (kernelfield calibrate)."
+    remedy = f"Recalibrate: probabilities are too {'large' if sure else 'small'}{_change(model)}."
     title = "Probabilities are too sure" if sure else "Probabilities are not sure enough"
     return replace(verdict, grade="bad", title=title, sentence=words, remedy=remedy)
+
+
+def _change(model: ClassEvaluation) -> str:
+    """What to change of probabilities that are too sure or not sure enough, as a part of a sentence."""
+    rows = np.random.default_rng(0).permutation(len(model.labels))[:ROWS]
+    p, labels = torch.from_numpy(model.probabilities[rows]), torch.from_numpy(model.labels[rows])
+    temperature = TemperatureScaling().fit(p, labels).temperature
+    if abs(temperature - 1) < SLIGHT:
+        return ", but not all alike, so that no temperature mends them (kernelfield calibrate --method isotonic)"
+    return f"; divide their logarithms by about {temperature:.2g} (kernelfield calibrate --method temperature)"
 
 
 def _gain(model: ClassEvaluation, baseline: ClassEvaluation | None, rule: str) -> Verdict:

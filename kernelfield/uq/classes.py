@@ -169,6 +169,14 @@ class ClassEvaluation:
         return np.split(order, cuts(self.confidence[order], min(self.bins, len(order)))[1:-1])
 
     @property
+    def bin(self) -> np.ndarray:
+        """The number (n,) of the bin of each row."""
+        found = np.empty(len(self.labels), dtype=np.intp)
+        for number, part in enumerate(self._bins):
+            found[part] = number
+        return found
+
+    @property
     def ece(self) -> float:
         """The expected calibration error of the predicted class; see `null` for what chance gives."""
         points = self.reliability()

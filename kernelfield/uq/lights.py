@@ -7,9 +7,9 @@ import numpy as np
 from scipy import special, stats
 
 from kernelfield.uq.calibration import CONFIDENCE
-from kernelfield.uq.diagnosis.counts import stated
+from kernelfield.uq.diagnosis.counts import TOLD, stated
 from kernelfield.uq.diagnosis.drift import LEAST, Drift
-from kernelfield.uq.diagnosis.groups import ClassGroup, Column, Group
+from kernelfield.uq.diagnosis.groups import ClassGroup, Column, Group, rarity
 from kernelfield.uq.diagnosis.outside import Outside
 from kernelfield.uq.diagnosis.worst_group import ENOUGH, WorstGroup
 
@@ -28,10 +28,9 @@ MARGIN = 0.01  # of coverage, below which a gap is no concern of a decision
 MORE = 1.5  # times as many large misses as promised
 GAIN = 0.01  # share of the baseline's loss that is worth the name
 GROUP = 0.02  # of coverage in a group or a part of time, below which a gap is no concern
-TOLD = 0.6  # AUROC from which a model is said to tell outside from inside; 0.5 is a coin
+APART = 0.6  # AUROC from which a model is said to tell outside from inside; 0.5 is a coin
 SOME = 20  # rows from outside, below which nothing is said
 ROUNDING = 1e-9  # of a p-value that was kept as a logarithm
-FLOOR = 1e-14  # of p-values, below which they are rounding errors and equal
 DRIFT_ROWS = 200  # with fewer, capital seldom grows enough to raise an alarm
 
 
@@ -177,7 +176,7 @@ def conditional(
     if n < ENOUGH:
         words += f" There are {n:,} rows; at least {ENOUGH} are needed to say more."
         return Verdict("open", "Too few rows to judge groups", words, "conditional", count=n)
-    lowest = min((column.worst for column in columns), key=lambda group: group.p_value, default=None)
+    lowest = min((column.worst for column in columns), key=rarity, default=None)
     if lowest is None:
         return Verdict("good", title, words, "conditional", count=n)
     low, high = _ends(lowest.share, lowest.count)
@@ -186,9 +185,9 @@ def conditional(
 
 
 def _order(failed: tuple[Column[Group] | Column[ClassGroup], Group | ClassGroup]) -> tuple[float, float, float]:
-    """The least likely first; of those beyond the reach of rounding, the widest gap."""
+    """The least likely first."""
     column, group = failed
-    return max(column.adjusted, FLOOR), max(group.p_value, FLOOR), -_gap(group)
+    return max(column.adjusted, TOLD), *rarity(group)
 
 
 def _gap(group: Group | ClassGroup) -> float:
@@ -214,7 +213,7 @@ def unfamiliar(found: Outside | None) -> Verdict:
     if found is None:
         words = "No rows from outside were given (--ood), so that nothing is known of what the model says about them."
         return Verdict("open", "Not asked about the unfamiliar", words, "outside")
-    figures = ("outside", found.auroc, found.low, found.high, found.outside, TOLD)
+    figures = ("outside", found.auroc, found.low, found.high, found.outside, APART)
     words = (
         f"A row from outside is less certain than one of the test set with probability {found.auroc:.2f} "
         f"({found.low:.2f} to {found.high:.2f}; 0.5 is a coin), by a factor of {found.ratio:.2f} in the median; "
@@ -223,9 +222,9 @@ def unfamiliar(found: Outside | None) -> Verdict:
     if min(found.outside, found.count) < SOME:
         needed = f" At least {SOME} rows of either are needed to judge."
         return Verdict("open", "Too few rows to judge the unfamiliar", words + needed, *figures)
-    if found.low >= TOLD:
+    if found.low >= APART:
         return Verdict("good", LIGHTS["outside"], words, *figures)
-    if found.high < TOLD:
+    if found.high < APART:
         remedy = "Check inputs before you ask: the model does not notice those that it was not made for."
         return Verdict("bad", "As sure of the unfamiliar as of the familiar", words, *figures, remedy)
     return Verdict("open", "Hardly tells the unfamiliar", f"{words} More rows would decide.", *figures)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kernelfield.uq.words import CLASSES, REGRESSION, number
+from kernelfield.uq.words import CLASSES, REGRESSION, WHOLE, number
 
 MARKS = {"good": "🟢", "bad": "🔴", "open": "⚪"}
 GRADES = {"good": "good", "bad": "bad", "open": "not judged"}  # colour alone says nothing to some readers
@@ -26,6 +26,8 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     known = CLASSES if "target" in content else REGRESSION
     rows = [_score(name, label, form, content) for name, label, _, form in known]
+    whole = _whole(content)
+    rows += [_score(name, label, form, content) for name, label, _, form in WHOLE if name in whole]
     yield from _table(("Score", "Model", "95% interval", "Baseline"), rows)
     for title, sentences in (("What to do", content["advice"]), ("Notes", content["notes"])):
         if sentences:
@@ -48,10 +50,21 @@ def _light(verdict: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _score(name: str, label: str, form: str, content: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = content["intervals"].get(name) or {"low": None, "high": None}
+    whole = _whole(content).get(name)
+    interval = whole or content["intervals"].get(name) or {"low": None, "high": None}
     known = None not in (interval["low"], interval["high"])
     ends = f"{number(interval['low'], form)} to {number(interval['high'], form)}" if known else ""
+    if whole:
+        ends = f"{ends}; {number(whole['chance'], form)} by chance".removeprefix("; ")
+    if name not in content["scores"]:
+        return label, number(interval["value"], form), ends, ""
     return label, number(content["scores"][name], form), ends, number(content["baseline"][name], form)
+
+
+def _whole(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Scores that are no means over rows; of several outputs each has its own, and they are left out."""
+    outputs = content.get("outputs", [content])
+    return outputs[0]["whole"] if len(outputs) == 1 else {}
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Page: a report on a regression as HTML. Words and sections here and in `sections`, layout in `report.html.j2`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from kernelfield.uq import report_plots, sections
 from kernelfield.uq.bootstrap import Interval
 from kernelfield.uq.calibration import Calibration
 from kernelfield.uq.diagnosis.counts import stated
+from kernelfield.uq.gaps import AgainstChance
 from kernelfield.uq.lights import Verdict
 from kernelfield.uq.markup import figure, written
 from kernelfield.uq.paired import Paired
@@ -16,7 +18,7 @@ from kernelfield.uq.remedies import Remedy, prescribed
 from kernelfield.uq.report import Part, Report
 from kernelfield.uq.scores import Evaluation
 from kernelfield.uq.sections import Section, Table, line
-from kernelfield.uq.words import REGRESSION, number
+from kernelfield.uq.words import REGRESSION, WHOLE, number
 
 POINTS = 2000  # drawn in a figure; shared among outputs, so that a page stays below 1.5 MB
 LEAST_POINTS = 200
@@ -36,7 +38,7 @@ def render(report: Report) -> str:
         {
             "name": part.report.outputs[0] if several else "",
             "verdicts": part.verdicts,
-            "scores": score_rows(REGRESSION, part.report),
+            "scores": score_rows(REGRESSION, part.report, part.whole),
             "sections": list(_sections(part, f"o{index}", most)),
         }
         for index, part in enumerate(report.parts)
@@ -50,6 +52,7 @@ def render(report: Report) -> str:
         REGRESSION,
         EXPLAINED.format(over, report.rule),
         [*compared(report.pairs), *together(report), *mended(report)],
+        {} if several else report.parts[0].whole,
     )
 
 
@@ -60,6 +63,7 @@ def fill(
     known: Sequence[Sequence[str]],
     words: str,
     first: Sequence[Section],
+    whole: Mapping[str, AgainstChance],
 ) -> str:
     """The template's page: overall scores with words that explain them, what concerns all outputs, and parts."""
     return written(
@@ -68,7 +72,7 @@ def fill(
         title=title,
         facts=facts(report),
         summary=in_short(report.verdicts),
-        overall=score_rows(known, report),
+        overall=score_rows(known, report, whole),
         explained=words,
         parts_of=[{"name": "", "sections": first}, *parts],
         provenance=report.provenance,
@@ -98,8 +102,11 @@ def facts(report: Any) -> str:
     )
 
 
-def score_rows(known: Sequence[Sequence[str]], report: Any) -> list[dict[str, str]]:
-    """Rows of a table of scores: the model's with its interval, the baseline's and what was gained."""
+def score_rows(known: Sequence[Sequence[str]], report: Any, whole: Mapping[str, AgainstChance]) -> list[dict[str, str]]:
+    """Rows of a table of scores: the model's with its interval, the baseline's and what was gained.
+
+    Scores that are no means over rows come last, and stand beside what chance gives.
+    """
     own, other = report.scores(), report.baseline.scores()
     rows = []
     for name, label, meaning, form in known:
@@ -107,20 +114,35 @@ def score_rows(known: Sequence[Sequence[str]], report: Any) -> list[dict[str, st
         if name in report.skill:
             gain = number(report.skill[name].value, "{:+.1%}")
             gain_interval = ends(report.skill[name], "{:+.1%}")
-        elif name == "nll":
+        elif name == "nll" and np.isfinite(other[name]):
             gain = f"{number(other[name] - own[name], '{:+.3f}')} nats"
         rows.append(
             {
                 "label": label,
                 "meaning": meaning,
                 "model": number(own[name], form),
-                "interval": ends(report.intervals[name], form) if name in report.intervals else "",
+                "interval": beside(whole[name], form) if name in whole else within(report.intervals.get(name), form),
                 "baseline": number(other[name], form),
                 "gain": gain,
                 "gain_interval": gain_interval,
             }
         )
+    for name, label, meaning, form in WHOLE:
+        if name in whole:
+            empty = dict.fromkeys(("baseline", "gain", "gain_interval"), "")
+            cells = {"model": number(whole[name].value, form), "interval": beside(whole[name], form)}
+            rows.append({"label": label, "meaning": meaning} | cells | empty)
     return rows
+
+
+def beside(found: AgainstChance, form: str = "") -> str:
+    """The interval of a score and what chance gives."""
+    return "; ".join(part for part in (ends(found.interval, form), f"{number(found.chance, form)} by chance") if part)
+
+
+def within(interval: Interval | None, form: str = "") -> str:
+    """The interval of a score that may have none."""
+    return "" if interval is None else ends(interval, form)
 
 
 def ends(interval: Interval, form: str = "") -> str:
@@ -147,7 +169,9 @@ def _sections(part: Part, prefix: str, most: int) -> Iterator[Section]:
     if part.calibration is not None:
         yield sections.calibrated(part.calibration, prefix)
     yield from sections.placed(found, prefix)
-    yield sections.resolved(part.order, evaluation, prefix, most)
+    resolved = sections.resolved(part.order, evaluation, prefix, most)
+    beside_one = [] if part.constant is None else [part.constant.sentence]
+    yield replace(resolved, words=[*resolved.words, *beside_one])
     if found.split is not None:
         yield sections.composed(found.split)
     if found.outside is not None:
@@ -197,14 +221,13 @@ def mended(report: Report) -> Iterator[Section]:
     rows = []
     for one in tried:
         scores = one.evaluation.scores()
-        learned = "; ".join(f"{key} {_written(value)}" for key, value in one.learned.items())
         cells = (
             one.name,
             scores["crps"],
             scores["nll"],
             number(scores["coverage90"], "{:.1%}"),
             scores["sharpness90"],
-            learned,
+            learned(one),
         )
         rows.append(line(*cells, chosen=one.name == name))
     words = prescribed(name, fitted=report.n_train is not None) or [STAY]
@@ -224,6 +247,11 @@ def mended(report: Report) -> Iterator[Section]:
 
 def _curves(tried: Sequence[Remedy[Evaluation]], index: int) -> dict[str, Any]:
     return {one.name: Calibration.of(one.evaluation.output(index)).curve() for one in tried}
+
+
+def learned(one: Remedy[Any]) -> str:
+    """The numbers of a remedy, in words."""
+    return "; ".join(f"{key} {_written(value)}" for key, value in one.learned.items())
 
 
 def _written(value: object) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from kernelfield.uq.calibration import Curve, Histogram
+from kernelfield.uq.calibration import LEVELS, Curve, Histogram
+from kernelfield.uq.diagnosis.columns import cuts
 from kernelfield.uq.scores import Evaluation
 from kernelfield.uq.words import day
 
@@ -73,9 +74,13 @@ def calibration(curve: Curve, *, prefix: str, size: tuple[float, float] = SIZE) 
     """Observed against promised coverage, with its band."""
 
     def draw(axes: Axes) -> None:
-        axes.fill_between(curve.levels, curve.low, curve.high, color=BAND, linewidth=0)
+        apart = len(curve.levels) < len(LEVELS)  # of quantiles, between which nothing is promised
+        if apart:
+            axes.vlines(curve.levels, curve.low, curve.high, color=BAND, linewidth=9)
+        else:
+            axes.fill_between(curve.levels, curve.low, curve.high, color=BAND, linewidth=0)
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.plot(curve.levels, curve.coverage, color=MODEL, linewidth=2)
+        axes.plot(curve.levels, curve.coverage, color=MODEL, linewidth=2, marker="o" if apart else "", markersize=6)
         axes.set(xlabel="promised coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1))
 
     return svg(draw, prefix, size)
@@ -103,7 +108,9 @@ def predictions(evaluation: Evaluation, *, prefix: str, most: int) -> str:
     rows = sample(len(evaluation.y), most)
     y, mean, low, high = (a[rows, 0] for a in (evaluation.y, evaluation.mean, evaluation.low, evaluation.high))
     missed = (y < low) | (high < y)
-    ends = padded(np.concatenate([y, mean, low, high]))
+    shown = np.concatenate([y, mean, low, high])
+    ends = padded(shown[np.isfinite(shown)])
+    low, high = np.clip(low, *ends), np.clip(high, *ends)  # a law may be so wide that its intervals have no ends
 
     def draw(axes: Axes) -> None:
         axes.plot(ends, ends, color=INK, linewidth=1, linestyle=(0, (4, 3)))
@@ -119,7 +126,9 @@ def resolution(evaluation: Evaluation, *, prefix: str, most: int) -> str:
     """Absolute errors against predicted standard deviations, and their root mean square in groups."""
     std, error = evaluation.std[:, 0], np.abs(evaluation.y - evaluation.mean)[:, 0]
     rows = sample(len(std), most)
-    groups = np.array_split(np.argsort(std, kind="stable"), np.clip(len(std) // 20, 1, 10))
+    order = np.argsort(std, kind="stable")
+    # Rows of equal deviations are in one group, whatever their order.
+    groups = np.split(order, cuts(std[order], int(np.clip(len(std) // 20, 1, 10)))[1:-1])
     middle = [np.mean(std[group]) for group in groups]
     typical = [np.sqrt(np.mean(error[group] ** 2)) for group in groups]
     ends = padded(std)

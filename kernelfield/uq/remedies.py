@@ -19,15 +19,16 @@ from kernelfield.uq.classes import ClassEvaluation, bins_for
 from kernelfield.uq.laws import Sample
 from kernelfield.uq.lights import Verdict, advice
 from kernelfield.uq.recalibration.levels import IsotonicLevels
-from kernelfield.uq.recalibration.probabilities import IsotonicProbabilities, TemperatureScaling
+from kernelfield.uq.recalibration.probabilities import BetaProbabilities, IsotonicProbabilities, TemperatureScaling
 from kernelfield.uq.recalibration.spread import StdScaling
 from kernelfield.uq.scores import LEVEL, Evaluation, evaluate
 
 ROWS = 5000  # of a half at most: the shares of 5000 rows are known to half a percent
 PLAIN = "as it is"
 CHOICES: dict[str, StdScaling | IsotonicLevels] = {"std": StdScaling(), "isotonic": IsotonicLevels()}
-CLASS_CHOICES: dict[str, TemperatureScaling | IsotonicProbabilities] = {
+CLASS_CHOICES: dict[str, TemperatureScaling | BetaProbabilities | IsotonicProbabilities] = {
     "temperature": TemperatureScaling(),
+    "beta": BetaProbabilities(),  # of two classes
     "isotonic": IsotonicProbabilities(),
 }
 CLEAR = 2.0  # standard errors
@@ -80,6 +81,8 @@ def class_remedies(evaluation: ClassEvaluation, *, seed: int = 0) -> list[Remedy
     learn, test = _halves(len(evaluation.labels), seed)
     p, labels = torch.tensor(evaluation.probabilities), torch.tensor(evaluation.labels)
     able = {name: choice for name, choice in CLASS_CHOICES.items() if len(learn) >= choice.least}
+    if p.shape[1] > 2:
+        able.pop("beta", None)
     if not able:
         return []
     bins = bins_for(len(test))

@@ -23,7 +23,9 @@ from kernelfield.uq.arrays import law_from
 from kernelfield.uq.bootstrap import GAINS, Interval, score_intervals, skill_intervals
 from kernelfield.uq.calibration import Calibration
 from kernelfield.uq.class_report import ClassReport
+from kernelfield.uq.constant import Constant, constant_spread
 from kernelfield.uq.diagnosis.findings import Findings, diagnose
+from kernelfield.uq.gaps import AgainstChance
 from kernelfield.uq.joint import JointEvaluation, evaluate_blocks
 from kernelfield.uq.lights import LIGHT, Verdict, shared
 from kernelfield.uq.markdown import summary
@@ -34,6 +36,7 @@ from kernelfield.uq.remedies import Remedy, advised, recommended
 from kernelfield.uq.rows import Rows
 from kernelfield.uq.scores import Evaluation, baseline, evaluate
 from kernelfield.uq.verdict import output_verdicts
+from kernelfield.uq.whole import whole_scores
 
 NUMBERS = (  # that conditions may ask for
     "rmse",
@@ -99,6 +102,9 @@ class Report:
     remedies: Sequence[Remedy[Evaluation]] = ()
 
     def __post_init__(self) -> None:
+        for name in ("outputs", "features"):
+            if isinstance(only := getattr(self, name), str):  # a text is a sequence too, of letters
+                object.__setattr__(self, name, [only])
         if self.model in self.others:
             raise ValueError(f"the model and one that it is compared with are both called {self.model!r}; rename one")
         for name, other in {"baseline": self.baseline, **self.others}.items():
@@ -307,6 +313,16 @@ class Part:
     def order(self) -> Order | None:
         return order(self.report.evaluation)
 
+    @cached_property
+    def whole(self) -> dict[str, AgainstChance]:
+        """Scores that are no means over rows, with intervals and what chance gives."""
+        return whole_scores(self.report.evaluation, self.calibration, self.order)
+
+    @cached_property
+    def constant(self) -> Constant | None:
+        """What predicted spreads are worth beside one width for all rows."""
+        return constant_spread(self.report.evaluation)
+
     def to_dict(self) -> dict[str, object]:
         return {
             "name": self.report.outputs[0],
@@ -314,6 +330,8 @@ class Part:
             **self.report.figures(),
             "calibration": None if self.calibration is None else _calibration(self.calibration),
             "order": None if self.order is None else asdict(self.order),
+            "whole": {name: asdict(found) for name, found in self.whole.items()},
+            "constant": None if self.constant is None else asdict(self.constant),
             **asdict(self.findings),
         }
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from kernelfield.uq.calibration import Curve
+from kernelfield.uq.calibration import LEVELS, Curve
+from kernelfield.uq.classes import Reliability
 from kernelfield.uq.diagnosis.drift import Drift, Time
 from kernelfield.uq.diagnosis.groups import ClassGroup, Group
 from kernelfield.uq.plots import BAND, INK, LINE, MISS, MODEL, SIZE, dated, label, svg
@@ -14,6 +15,7 @@ from kernelfield.uq.resolution import Risk, Sparsified
 DASHED = (0, (4, 3))
 BARS = 40  # of a histogram of deviations
 NAMES = 24  # letters of a group's name
+STYLES = ((MISS, "-"), (MODEL, "-"), (MODEL, "--"), (INK, ":"))  # as it is, then remedies
 DATES = 5  # ticks of an axis of dates
 EPOCH, DAY = np.datetime64(0, "s"), np.timedelta64(1, "D")
 
@@ -117,16 +119,34 @@ def doubt(inside: np.ndarray, outside: np.ndarray, *, name: str, prefix: str) ->
     return svg(draw, prefix)
 
 
+def reliabilities(points: Mapping[str, Reliability], *, prefix: str) -> str:
+    """Reliability diagrams of probabilities as they are, in orange, and of each remedy."""
+
+    def draw(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=DASHED)
+        for (name, one), (colour, style) in zip(points.items(), STYLES, strict=False):
+            axes.plot(one.confidence, one.accuracy, color=colour, linestyle=style, linewidth=2, marker="o", label=name)
+        start = min(float(min(one.confidence.min(), one.accuracy.min())) for one in points.values()) - 0.03
+        axes.legend(frameon=False, loc="upper left", labelcolor=INK)
+        axes.set(xlabel="confidence", ylabel="share that was right", xlim=(start, 1.02), ylim=(start, 1.04))
+
+    return svg(draw, prefix)
+
+
 def before_after(curves: Mapping[str, Curve], *, prefix: str) -> str:
     """Calibration curves of predictions as they are, in orange, and of each remedy."""
-    styles = ((MISS, "-"), (MODEL, "-"), (MODEL, "--"))
 
     def draw(axes: Any) -> None:
         first = next(iter(curves.values()))
-        axes.fill_between(first.levels, first.low, first.high, color=BAND, linewidth=0)
+        if len(first.levels) == len(LEVELS):
+            axes.fill_between(first.levels, first.low, first.high, color=BAND, linewidth=0)
+        else:  # quantiles, between which nothing is promised
+            axes.vlines(first.levels, first.low, first.high, color=BAND, linewidth=9)
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=DASHED)
-        for (name, curve), (colour, style) in zip(curves.items(), styles, strict=False):
-            axes.plot(curve.levels, curve.coverage, color=colour, linestyle=style, linewidth=2, label=name)
+        for (name, curve), (colour, style) in zip(curves.items(), STYLES, strict=False):
+            marker = "" if len(curve.levels) == len(LEVELS) else "o"
+            style_of = {"color": colour, "linestyle": style, "marker": marker}
+            axes.plot(curve.levels, curve.coverage, linewidth=2, label=name, **style_of)
         axes.legend(frameon=False, loc="upper left", labelcolor=INK)
         axes.set(xlabel="promised coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1))
 

@@ -3,7 +3,7 @@
 Laws may be calibrated on the whole and yet say the same of every row. What follows asks for more,
 of one output and from its errors e = y - mean and its standard deviations s.
 
-    spread       bins of equally many rows in order of s: the root mean square of e against that of s.
+    spread       bins of about equally many rows in order of s: the root mean square of e against that of s.
                  The ENCE is the mean over bins of |rms e / rms s - 1|
     correlation  Spearman's, of |e| and s
     sparsified   the error of the rows that are left as those of largest s are removed, as a share of
@@ -13,7 +13,7 @@ of one output and from its errors e = y - mean and its standard deviations s.
                  its excess what an order by the losses themselves would save
     crps parts   crps = reliability - resolution + uncertainty
 
-Rows of equal s are in no order. Each is given their mean loss, which is what removing them at random
+Rows of equal s are in no order, and in one bin. Each is given their mean loss, which is what removing them at random
 gives on average, so that constant s has the curves of chance and not those of the order of the file.
 
 Hersbach's parts of the CRPS are of an ensemble x_1 <= ... <= x_k and exact for it. With a_i and b_i the
@@ -47,6 +47,7 @@ from torch import Tensor
 from kernelfield.core.posterior import Posterior
 from kernelfield.uq.bootstrap import Interval
 from kernelfield.uq.calibration import CONFIDENCE
+from kernelfield.uq.diagnosis.columns import cuts
 from kernelfield.uq.scores import Evaluation
 
 BINS = 10
@@ -58,7 +59,7 @@ MEMBERS = 50
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """Bins of equally many rows (k,) in order of the predicted standard deviation.
+    """Bins of about equally many rows (k,) in order of the predicted standard deviation, never cut through ties.
 
     predicted  root mean square of the deviations, units of y
     found      root mean square of the errors, units of y, and its 95% interval low to high
@@ -143,17 +144,25 @@ def spread(evaluation: Evaluation, bins: int = BINS) -> Spread:
             f"{bins} bins need at least {max(2 * bins, 2)} rows and one bin, got {n} rows; take fewer bins"
         )
     error, std = _columns(evaluation)
-    order = np.argsort(std)
-    error, std = error[order], std[order]
-    starts = np.linspace(0, n, bins + 1).astype(int)
-    count = np.diff(starts)
-    mean = lambda x: np.add.reduceat(x, starts[:-1]) / count  # noqa: E731
+    bin = alike(std, bins)
+    count = np.bincount(bin)
+    mean = lambda x: np.bincount(bin, x) / count  # noqa: E731
     square, variance, z = mean(error**2), mean(std**2), np.square(error / std)
     # Errors are s times numbers z that are alike, also in a bin whose deviations are not.
     noise = np.sqrt(np.maximum(mean(z**2) - mean(z) ** 2, 0) / (count - 1) * mean(np.square(std**2))) / variance
     reach = np.exp(stats.norm.ppf((1 + CONFIDENCE) / 2) * noise / np.where(mean(z) > 0, mean(z), 1.0) / 2)
     found = np.sqrt(square)
     return Spread(np.sqrt(variance), found, found / reach, found * reach, count)
+
+
+def alike(std: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """The number (n,) of the bin of each deviation, in bins of about equally many rows, never cut through ties.
+
+    >>> alike(np.array([2.0, 1.0, 3.0, 1.0, 4.0]), 2).tolist()
+    [0, 0, 1, 0, 1]
+    """
+    ordered = np.sort(std)
+    return np.searchsorted(ordered[cuts(ordered, bins)[1:-1]], std, side="right")
 
 
 def correlation(evaluation: Evaluation) -> Interval:

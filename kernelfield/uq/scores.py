@@ -28,7 +28,7 @@ Count Data", for the PIT where F jumps.
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 import numpy as np
@@ -257,15 +257,21 @@ def _winkler(low: Tensor, high: Tensor, y: Tensor, level: float) -> Tensor:
 def baseline(y_train: np.ndarray, y_test: np.ndarray) -> Evaluation:
     """Evaluate the least that a model must beat: one Gaussian of the training mean and deviation.
 
-    y_train (n, m) and y_test (k, m), or (n,) and (k,). A target that was constant in training has
-    no deviation; 1 is taken, as the scaling of targets does, and `std` is NaN.
+    y_train (n, m) and y_test (k, m), or (n,) and (k,). A target that was constant in training has no deviation, and
+    its rule predicts a point: the crps is |y - f|, the interval has no width, and what it takes a law for is NaN.
     """
     train, test = (_columns(_tensor(y).double()) for y in (y_train, y_test))
     varies = train.amax(0) > train.amin(0)  # exact, where the deviation of equal numbers may be a rounding error
     variance = torch.where(varies, train.var(0, correction=0), 1.0)
     # A single function with Gaussian noise is a Gaussian, and needs no joint covariance.
     made = evaluate(Draws(train.mean(0).expand(1, *test.shape), torch.ones(1).to(test), variance), test)
-    return replace(made, std=np.where(varies.cpu().numpy(), made.std, np.nan))
+    spread, point = varies.cpu().numpy(), {"low": made.mean, "high": made.mean}
+    miss = np.abs(made.y - made.mean)
+    point |= {"crps": miss, "interval": 2 / (1 - LEVEL) * miss}
+    known = made.arrays()
+    for name in (*point, "std", "pit", "nll"):
+        known[name] = np.where(spread, known[name], point.get(name, np.nan))
+    return Evaluation(**known, levels=made.levels)
 
 
 def _columns(y: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from kernelfield.uq.diagnosis.cases import Split
 from kernelfield.uq.diagnosis.counts import stated
 from kernelfield.uq.diagnosis.drift import Drift
 from kernelfield.uq.diagnosis.findings import ClassFindings, Findings
-from kernelfield.uq.diagnosis.groups import Column
+from kernelfield.uq.diagnosis.groups import Column, rarity
 from kernelfield.uq.diagnosis.outside import Outside
 from kernelfield.uq.markup import figure
 from kernelfield.uq.order import Order
+from kernelfield.uq.promises import percent
 from kernelfield.uq.rows import Rows
 from kernelfield.uq.scores import Evaluation
 from kernelfield.uq.words import number
@@ -63,34 +64,42 @@ def line(*cells: object, flag: bool = False, chosen: bool = False) -> dict[str, 
 
 
 def calibrated(found: Calibration, prefix: str) -> Section:
-    """Coverage curve, PIT and tails."""
-    figures = [
-        figure(
-            f"{prefix}calibration",
-            "Do intervals hold what they promise?",
-            plots.calibration(found.curve(), prefix=f"{prefix}calibration-"),
-            "The line should stay on the diagonal, give or take the shaded 95% band of chance: below it intervals "
-            "are too narrow, above it too wide.",
-        ),
-        figure(
-            f"{prefix}pit",
-            "Where do values fall in their predicted laws?",
-            plots.uniformity(found.histogram(), prefix=f"{prefix}pit-"),
-            "Bars should be level, give or take the shaded 95% band: a U means laws too narrow, a hump too wide, a "
-            "slope a bias; one bar in twenty leaves the band by chance.",
-        ),
-    ]
+    """Coverage curve, PIT and tails, or what laws given by quantiles promise of them."""
+    curve, figures = found.curve(), []
+    if len(curve.levels):
+        figures.append(
+            figure(
+                f"{prefix}calibration",
+                "Do intervals hold what they promise?",
+                plots.calibration(curve, prefix=f"{prefix}calibration-"),
+                "The line should stay on the diagonal, give or take the shaded 95% band of chance: below it intervals "
+                "are too narrow, above it too wide.",
+            )
+        )
+    if found.shaped:
+        figures.append(
+            figure(
+                f"{prefix}pit",
+                "Where do values fall in their predicted laws?",
+                plots.uniformity(found.histogram(), prefix=f"{prefix}pit-"),
+                "Bars should be level, give or take the shaded 95% band: a U means laws too narrow, a hump too wide, a "
+                "slope a bias; one bar in twenty leaves the band by chance.",
+            )
+        )
     tails = found.tails()
     rows = [
-        line(f"{level:.0%}", number(float(share), PERCENT), f"{low:.1%} to {high:.1%}", flag=not low <= share <= high)
+        line(percent(level), number(float(share), PERCENT), f"{low:.1%} to {high:.1%}", flag=not low <= share <= high)
         for level, share, low, high in zip(tails.levels, tails.share, tails.low, tails.high, strict=True)
     ]
-    words = (
-        f"The mean distance of the line from the diagonal (miscalibration area) is {number(found.area)}; chance alone "
-        f"gives about {number(found.area_by_chance)}. Are PIT values as uneven as these by chance? "
-        f"{stated(found.kolmogorov.p_value)} (Kolmogorov-Smirnov)."
-    )
-    caption = "Tails: shares of values below predicted quantiles, and the 95% band of chance."
+    words = "Nothing was promised between the quantiles that were given, and predictions are judged at these alone."
+    if found.shaped:
+        words = (
+            "The mean distance of the line from the diagonal (miscalibration area) is "
+            f"{number(found.area)}; chance alone gives about {number(found.area_by_chance)}. Are PIT values as uneven "
+            f"as these by chance? {stated(found.kolmogorov.p_value)} (Kolmogorov-Smirnov)."
+        )
+    what = "Tails" if found.levels is None else "Quantiles that were given"
+    caption = f"{what}: shares of values below predicted quantiles, and the 95% band of chance."
     return Section("Calibration", [words], figures, [Table(caption, ("Quantile", "Values below", "By chance"), rows)])
 
 
@@ -100,7 +109,8 @@ def placed(found: Findings | ClassFindings, prefix: str, *, share: str = "covera
         return
     words = [] if found.worst is None else [found.worst.sentence]
     columns: Sequence[Column[Any]] = found.columns
-    what = "90% of values" if share == "coverage" else "as many right ones as the tick, the mean confidence, says"
+    held = percent(columns[0].groups[0].promised)
+    what = f"{held} of values" if share == "coverage" else "as many right ones as the tick, the mean confidence, says"
     figures = [
         figure(
             f"{prefix}group{index}",
@@ -122,10 +132,10 @@ def placed(found: Findings | ClassFindings, prefix: str, *, share: str = "covera
 
 
 def ranked(groups: Sequence[Any]) -> list[Any]:
-    """Groups in their order; of too many, those of least p-value."""
+    """Groups in their order; of too many, those that chance explains least."""
     if len(groups) <= MOST_GROUPS:
         return list(groups)
-    kept = sorted(range(len(groups)), key=lambda index: groups[index].p_value)[:MOST_GROUPS]
+    kept = sorted(range(len(groups)), key=lambda index: rarity(groups[index]))[:MOST_GROUPS]
     return [groups[index] for index in sorted(kept)]
 
 

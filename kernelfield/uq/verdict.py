@@ -28,11 +28,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special, stats
 
-from kernelfield.uq.calibration import CONFIDENCE, Calibration, band
+from kernelfield.uq.calibration import CONFIDENCE, MANY, NEAR, Calibration, band
 from kernelfield.uq.class_verdict import class_verdicts, honesty
 from kernelfield.uq.diagnosis.counts import binomial
 from kernelfield.uq.diagnosis.findings import Findings
-from kernelfield.uq.diagnosis.groups import covered
 from kernelfield.uq.lights import (
     FEWEST,
     LIGHT,
@@ -47,17 +46,15 @@ from kernelfield.uq.lights import (
     shared,
     unfamiliar,
 )
+from kernelfield.uq.promises import Promise, chief, main_promise, percent, promised
 from kernelfield.uq.scores import LEVEL, Evaluation
 
-LEVELS = (0.5, 0.8, LEVEL, 0.95)
 DISTANCE = 0.02  # Kolmogorov's: an interval has two ends
 SPREAD = 0.03  # relative error of a standard deviation that moves the coverage of 90% intervals by MARGIN
 SHIFT = 0.05  # predicted standard deviations, that move the PIT by DISTANCE
 TAIL = 0.01  # on either side
 FAR = 0.001
 TAIL_ROWS = 300  # of which three lie in either tail
-MANY = 9  # quantiles from which the shape of a law is known
-NEAR = 1e-6  # of levels, that may come in single precision
 RULE = "the training mean and deviation"
 USELESS = "Do not use this model: it does worse than always predicting"
 
@@ -104,11 +101,17 @@ def output_verdicts(
     n = len(model.y)
     return [
         *basic,
-        conditional(findings.columns, findings.worst, n, subject="The 90% intervals hold", level=level, given=given),
+        conditional(findings.columns, findings.worst, n, subject=_subject(model), level=level, given=given),
         _tails(model, level),
         unfamiliar(findings.outside),
         drifted(findings.drift, n, level=level),
     ]
+
+
+def _subject(model: Evaluation) -> str:
+    """What holds values, at the beginning of a sentence."""
+    promise = main_promise(model)
+    return "The 90% intervals hold" if promise is None else f"{promise.words[:1].upper()}{promise.words[1:]} hold"
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,11 @@ class _Check:
 
 def calibrated(model: Evaluation, *, level: float = LIGHT) -> Verdict:
     """Whether the laws of one output are as right as they say."""
-    n, tested = len(model.y), _promised(model)
+    n, tested = len(model.y), promised(model)
     if not tested:
         words = "The predictions promise no interval by which they could be judged."
         return Verdict("open", "No intervals to judge", words, "calibration", count=n)
-    main = next((one for one in tested if one.share == LEVEL), tested[-1])
+    main = chief(tested)
     inside = main.holds(model)
     share = float(inside.mean())
     checks, spread, shift = _checks(model, tested, level)
@@ -153,55 +156,7 @@ def calibrated(model: Evaluation, *, level: float = LIGHT) -> Verdict:
     return replace(verdict, grade="bad", title=title, sentence=f"{found}; {allowed}. {words}", remedy=remedy)
 
 
-@dataclass(frozen=True)
-class _Interval:
-    """An interval that laws promise, between two levels of their quantiles."""
-
-    low: float
-    high: float
-    share: float
-
-    @property
-    def central(self) -> bool:
-        return abs(self.low + self.high - 1) < NEAR
-
-    @property
-    def words(self) -> str:
-        if self.central:
-            return f"the {percent(self.share)} intervals"
-        return f"the intervals from the {percent(self.low)} to the {percent(self.high)} quantile"
-
-    def holds(self, model: Evaluation) -> np.ndarray:
-        """Whether each value (n,) lies inside."""
-        if self.share == LEVEL and self.central:
-            return covered(model)
-        pit = model.pit[:, 0]
-        return (self.low - NEAR <= pit) & (pit <= self.high + NEAR)
-
-
-def percent(share: float) -> str:
-    """A share in percent, without digits that say nothing.
-
-    >>> percent(0.9), percent(0.975)
-    ('90%', '97.5%')
-    """
-    return f"{100 * share:.4g}%"
-
-
-def _promised(model: Evaluation) -> list[_Interval]:
-    """The intervals to test, by their share: of laws given by quantiles, only those with both ends among them."""
-    levels = model.levels
-    if levels is None:
-        shares = LEVELS if np.isfinite(model.pit).all() else (LEVEL,)
-        return [_Interval((1 - share) / 2, (1 + share) / 2, share) for share in shares]
-    pairs = [1 - 2 * low for low in levels if low < 0.5 and any(abs(low + high - 1) < NEAR for high in levels)]
-    known = [share for share in LEVELS if any(abs(share - pair) < NEAR for pair in pairs)] or pairs[:1]
-    if known:
-        return [_Interval((1 - share) / 2, (1 + share) / 2, share) for share in known]
-    return [_Interval(levels[0], levels[-1], levels[-1] - levels[0])] if len(levels) > 1 else []
-
-
-def _checks(model: Evaluation, tested: Sequence[_Interval], level: float) -> tuple[list[_Check], float, float]:
+def _checks(model: Evaluation, tested: Sequence[Promise], level: float) -> tuple[list[_Check], float, float]:
     """The tests of coverage and, where whole laws are known, of their shape; the spread and shift of normal scores."""
     pit = model.pit[:, 0]
     n = len(pit)
@@ -238,7 +193,7 @@ def _factor(model: Evaluation) -> float:
     return float(np.quantile(np.abs(error[known]) / reach[known], LEVEL)) if known.any() else math.nan
 
 
-def _fault(failed: set[str], model: Evaluation, main: _Interval, spread: float, shift: float) -> tuple[str, str, str]:
+def _fault(failed: set[str], model: Evaluation, main: Promise, spread: float, shift: float) -> tuple[str, str, str]:
     """What is wrong: a title, words, and the remedy."""
     around = max(spread**2 - shift**2, 0.0) ** 0.5  # of the scores about their own mean
     size = f"{abs(shift):.2g} predicted standard deviations"

@@ -26,6 +26,28 @@ CLASSES = (
     ("ece_debiased", "Calibration error, debiased", "less what chance makes of it; may be below zero", "{:.1%}"),
 )
 
+# Of each score that is no mean over rows, the same.
+WHOLE = (
+    ("miscalibration", "Miscalibration area", "mean gap between promised and observed coverage, over all levels", ""),
+    ("ence", "ENCE", "mean relative gap between errors and predicted deviations, in rows of alike deviation", "{:.1%}"),
+    ("correlation", "Error correlation", "of the ranks of errors and predicted deviations; higher is better", "{:.3f}"),
+    (
+        "ause",
+        "AUSE",
+        "what a perfect order of doubt would save more, as a share of the error; 0 is perfection",
+        "{:.3f}",
+    ),
+    (
+        "classwise_ece",
+        "Calibration error, classwise",
+        "the mean of those of each class, in bins of equal width",
+        "{:.1%}",
+    ),
+    ("adaptive_ece", "Calibration error, adaptive", "the same in bins of equally many rows", "{:.1%}"),
+    ("worst_gap", "Largest calibration error", "the gap of the worst bin", "{:.1%}"),
+    ("aurc", "AURC", "error rate of the surest rows, a mean over how many are answered", "{:.3f}"),
+)
+
 
 def number(value: object, form: str = "") -> str:
     """As a reader wants it: in `form` or four digits, a true minus, a dash for what has no value.

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
+from kernelfield.estimators.calibrated import Calibrated
+from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.martingale import martingale_posterior
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.models.copula_update import Copula
@@ -64,3 +67,12 @@ def test_what_is_missing_is_said(line) -> None:
         martingale_posterior(fitted, None, X, y)
     with pytest.raises(ValueError, match="y has 2 outputs, the fit had 1"):
         martingale_posterior(fitted, None, X, np.column_stack([y, y]), at=X)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "why"),
+    [(FieldClassifier(), "laws of numbers"), (Calibrated(), "no martingale"), (Ridge(), "got Ridge$")],
+)
+def test_what_is_no_rule_that_learns_is_refused_with_the_reason(estimator, why):
+    with pytest.raises(TypeError, match=why):
+        martingale_posterior(estimator, None, [[0.0], [1.0]], [0.0, 1.0], at=[[0.5]])

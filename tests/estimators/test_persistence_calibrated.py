@@ -14,6 +14,7 @@ from kernelfield.estimators.calibrated_classifier import CalibratedClassifier
 from kernelfield.estimators.calibrations import METHODS
 from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.persistence import load, save
+from kernelfield.estimators.regions import MultiOutputRegion
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.models.dirichlet import DirichletClassifier
 from kernelfield.models.process import Process
@@ -99,3 +100,15 @@ def test_no_two_classes_share_a_name() -> None:
     assert all(records.RECORDS[name] is kind for name, kind in ours.items())
     assert len(set(records.RECORDS.values())) == len(records.RECORDS)
     assert not records.RECORDS.keys() & records.ESTIMATORS.keys()
+
+
+@pytest.mark.parametrize("method", ["ellipsoid", "residuals", "box"])
+def test_a_region_is_kept_with_its_calibration(method: str, tmp_path: Path) -> None:
+    one = MultiOutputRegion(FIELD, method=method, level=0.8, random_state=0).fit(X, Y)
+    save(one, tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert vars(again).keys() == vars(one).keys()
+    np.testing.assert_array_equal(again.volume(AT), one.volume(AT))
+    np.testing.assert_array_equal(again.contains(X, Y), one.contains(X, Y))
+    for ours, theirs in zip(one.outline(AT[:1]), again.outline(AT[:1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

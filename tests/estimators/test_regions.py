@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.base import clone
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, Ridge
 
 from kernelfield.core.posterior import Draws
+from kernelfield.estimators.calibrated import Calibrated
+from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.regions import METHODS, MultiOutputRegion
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.models.neural.directional_quantiles import DirectionalQuantiles
@@ -103,3 +105,16 @@ def test_what_is_wrong_is_said() -> None:
         fitted.contains(X, Y[:, :1])
     with pytest.raises(ValueError, match="at least 9 calibration rows, got 3"):
         region("ellipsoid", calibration=0.1).fit(X, Y).volume(X)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "why"),
+    [
+        (FieldClassifier(), "labels have no regions"),
+        (Calibrated(), "a region is calibrated itself"),
+        (Ridge(), "Ridge$"),
+    ],
+)
+def test_an_estimator_that_is_none_for_regions_is_refused_with_the_reason(estimator, why):
+    with pytest.raises(TypeError, match=why):
+        MultiOutputRegion(estimator).fit(np.arange(20.0)[:, None], np.arange(40.0).reshape(20, 2))

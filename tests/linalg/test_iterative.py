@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from kernelfield.core.numerics import NotConverged
-from kernelfield.linalg.iterative import conjugate_gradients, log_determinant, signs
+from kernelfield.linalg.iterative import conjugate_gradients, log_determinant, refined, signs
 
 
 def system(n, condition=1e3):
@@ -122,3 +122,45 @@ def test_a_matrix_of_few_eigenvalues_is_exhausted_exactly():
 def test_signs_are_fair():
     z = signs(1000, 50, torch.ones(1), torch.Generator().manual_seed(0))
     assert (z.abs() == 1).all() and abs(z.mean().item()) < 6 / 50_000**0.5
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-12])
+def test_refinement_has_the_precision_of_the_exact_products(tolerance):
+    A, B = system(120, 1e4), torch.randn(120, 3)
+    single = A.float()
+    exact, coarse = Counted(A), Counted(single)
+    found = refined(exact, lambda V: coarse(V.float()).double(), B, tolerance=tolerance)
+    assert found.converged and (found.residual <= tolerance).all()
+    assert_close(found.residual, (B - A @ found.X).norm(dim=0) / B.norm(dim=0), rtol=1e-3, atol=1e-14)
+    assert exact.calls <= 8 < coarse.calls and found.iterations == exact.calls + coarse.calls
+    again = refined(exact, lambda V: coarse(V.float()).double(), B, start=found.X, tolerance=2 * tolerance)
+    assert again.iterations == 1
+    # Single precision by itself stays far from that.
+    alone = conjugate_gradients(lambda V: (single @ V.float()).double(), B, tolerance=1e-12, quiet=True)
+    assert ((B - A @ alone.X).norm(dim=0) > 1e-8 * B.norm(dim=0)).all()
+
+
+def test_refinement_that_coarse_products_cannot_carry_says_so():
+    A, B = system(120, 1e6), torch.randn(120, 1)
+    noise = torch.randn(120, 120) * 1e-3
+    with pytest.warns(NotConverged, match="refinement stopped after"):
+        found = refined(lambda V: A @ V, lambda V: (A + noise @ noise.mT) @ V, B, tolerance=1e-8, steps=2000)
+    assert not found.converged
+    assert_close(found.residual, (B - A @ found.X).norm(dim=0) / B.norm(dim=0))
+    assert refined(lambda V: A @ V, lambda V: A @ V, 0 * B).converged
+
+
+def test_a_known_trace_takes_its_share_of_the_error():
+    A = system(150, 30.0)
+    exact, squares = torch.logdet(A).item(), []
+    for seed in range(8):
+        plain, known = (
+            log_determinant(lambda X: A @ X, A[0], generator=torch.Generator().manual_seed(seed), trace=trace)
+            for trace in (None, A.trace().item())
+        )
+        assert known.error < 0.6 * plain.error
+        assert abs(known.value - exact) < 6 * known.error
+        squares.append(((known.value - exact) / known.error) ** 2)
+    assert 0.3 < torch.tensor(squares).mean().sqrt().item() < 3
+    flat = log_determinant(lambda X: 2 * X, A[0], trace=300.0)
+    assert flat.value == pytest.approx(150 * torch.tensor(2.0).log().item()) and flat.error < 1e-9

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kernelfield.linalg import radial
+from kernelfield.linalg import profiles, radial
 from kernelfield.linalg.radial import Gram
 
 FORMULAS = {
-    radial.Rbf: lambda r2, a: torch.exp(-r2 / 2),
-    radial.Matern12: lambda r2, a: torch.exp(-_root(r2)),
-    radial.Matern32: lambda r2, a: (1 + math.sqrt(3) * _root(r2)) * torch.exp(-math.sqrt(3) * _root(r2)),
-    radial.Matern52: lambda r2, a: (1 + math.sqrt(5) * _root(r2) + 5 / 3 * r2) * torch.exp(-math.sqrt(5) * _root(r2)),
-    radial.RationalQuadratic: lambda r2, a: (1 + r2 / (2 * a)) ** -a,
+    profiles.Rbf: lambda r2, a: torch.exp(-r2 / 2),
+    profiles.Matern12: lambda r2, a: torch.exp(-_root(r2)),
+    profiles.Matern32: lambda r2, a: (1 + math.sqrt(3) * _root(r2)) * torch.exp(-math.sqrt(3) * _root(r2)),
+    profiles.Matern52: lambda r2, a: (1 + math.sqrt(5) * _root(r2) + 5 / 3 * r2) * torch.exp(-math.sqrt(5) * _root(r2)),
+    profiles.RationalQuadratic: lambda r2, a: (1 + r2 / (2 * a)) ** -a,
 }
 PROFILES = pytest.mark.parametrize("profile", FORMULAS, ids=lambda p: p.__name__)
 
@@ -143,7 +143,7 @@ def test_memory_beyond_the_matrix_is_that_of_a_tile():
             return result
 
     with Watch():
-        K = radial.radial(x, None, one, radial.Matern52())
+        K = radial.radial(x, None, one, profiles.Matern52())
         K.backward(torch.ones_like(K))
     large = [storage for storage in kept.values() if storage.nbytes() > 8 * radial.TILE]
     assert len(large) == 2  # the matrix and the gradient given to it

@@ -1,6 +1,8 @@
 """Reports on classes say what the scores say, and their page asks nothing of the network."""
 
 import json
+import re
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -149,3 +151,44 @@ def test_a_light_calls_the_baseline_what_it_is():
     for train, rule in ((None, "among the test rows themselves"), (labels, "among the training rows")):
         light = ClassReport.from_arrays(labels, wrong, y_train=train).verdicts[1]
         assert light.grade == "bad" and rule in light.remedy
+
+
+@pytest.mark.parametrize("power", [2.0, 0.5])
+def test_the_light_says_by_what_to_divide_logarithms(power):
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(3), 4000)
+    labels = (rng.random((4000, 1)) > p.cumsum(1)[:, :-1]).sum(1)
+    said = p**power / (p**power).sum(1, keepdims=True)
+    made = ClassReport.from_arrays(labels, said)
+    assert made.verdicts[0].grade == "bad"
+    told = float(re.search(r"divide their logarithms by about ([0-9.]+) \(", made.advice[0])[1])
+    assert told == pytest.approx(power, rel=0.1)
+
+
+def test_remedies_are_shown_before_and_after_with_what_they_learned():
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.02, 0.98, 1000)
+    labels = (rng.random(1000) < p).astype(int)
+    sure = p**3 / (p**3 + (1 - p) ** 3)
+    made = ClassReport.from_arrays(labels, np.stack([1 - sure, sure], 1))
+    made = replace(made, remedies=class_remedies(made.evaluation))
+    assert [one.name for one in made.remedies] == ["as it is", "temperature", "beta", "isotonic"]
+    assert made.remedies[1].learned["temperature"] == pytest.approx(3, rel=0.2)
+    page = made.to_html()
+    assert "Before and after" in page and "temperature 3." in page.replace("temperature 2.", "temperature 3.")
+    assert made.advised in ("temperature", "beta")
+    three = ClassReport.from_arrays(rng.integers(3, size=300), rng.dirichlet(np.ones(3), 300))
+    assert "beta" not in [one.name for one in class_remedies(three.evaluation)]
+
+
+def test_scores_that_are_no_means_have_intervals_in_every_form():
+    made = report()
+    content = made.to_dict()["whole"]
+    assert content.keys() == {"ece", "ece_debiased", "classwise_ece", "adaptive_ece", "worst_gap", "aurc"}
+    assert content["ece"]["low"] <= made.scores()["ece"] <= content["ece"]["high"]
+    assert "by chance" in made.to_html() and "| AURC |" in made.to_markdown()
+
+
+def test_a_text_is_no_list_of_classes():
+    with pytest.raises(ValueError, match="list of two names or more, got the text 'no'"):
+        ClassReport.from_arrays([0, 1], [[0.9, 0.1], [0.2, 0.8]], classes="no")

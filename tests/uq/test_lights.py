@@ -55,7 +55,7 @@ def test_rows_of_an_alarm_are_counted_from_one():
 
 def test_p_values_of_rounding_do_not_choose_the_worst_group():
     def failing(name: str, share: float, p: float) -> Column[Group]:
-        group = Group("here", 500, share, 0.87, 0.93, 0.5, 1.0, 1.0, p)
+        group = Group("here", 500, share, 0.87, 0.93, 0.5, 1.0, 1.0, p, 0.9)
         return Column(name, (group,), statistic=9.0, p_value=p, adjusted=p)
 
     columns = [failing("slight", 0.75, 1e-16), failing("grave", 0.25, 3e-16), failing("likely", 0.1, 1e-9)]
@@ -71,7 +71,7 @@ def test_columns_that_cannot_be_cut_are_not_called_missing():
 
 
 def test_a_good_answer_on_groups_has_the_title_of_its_kind():
-    group = Group("here", 500, 0.9, 0.87, 0.93, 0.5, 1.0, 1.0, 0.8)
+    group = Group("here", 500, 0.9, 0.87, 0.93, 0.5, 1.0, 1.0, 0.8, 0.9)
     column = Column("x", (group,), statistic=0.1, p_value=0.8, adjusted=0.8)
     made = conditional([column], None, 500, subject="", title="Right everywhere")
     assert (made.grade, made.title) == ("good", "Right everywhere")

@@ -10,7 +10,7 @@ from tests.uq.test_report import report
 
 def test_gains_are_shares_of_the_baseline_and_nats():
     made = report(400)
-    rows = {row["label"]: row for row in score_rows(REGRESSION, made)}
+    rows = {row["label"]: row for row in score_rows(REGRESSION, made, made.parts[0].whole)}
     assert rows["RMSE"]["gain"] == f"{made.skill['rmse'].value:+.1%}"
     assert rows["NLL"]["gain"] == f"{made.baseline.scores()['nll'] - made.scores()['nll']:+.3f} nats"
     assert rows["Coverage"]["gain"] == rows["R²"]["gain"] == ""

@@ -5,10 +5,12 @@ import itertools
 import re
 
 import matplotlib.image as png
+import numpy as np
 import pytest
 import torch
 
 from kernelfield.core.posterior import Draws
+from kernelfield.uq.arrays import law_from
 from kernelfield.uq.calibration import curve, histogram
 from kernelfield.uq.plots import COLOURS, DOTS, calibration, label, picture, predictions, resolution, svg, uniformity
 from kernelfield.uq.scores import Evaluation, evaluate
@@ -93,3 +95,28 @@ def test_a_picture_is_a_png_on_white_and_the_same_each_time():
 def test_names_from_data_are_text_of_one_line(name, written):
     text = svg(lambda axes: axes.set_xlabel(label(name)), "f-")
     assert f">{written}</text>" in text
+
+
+def test_groups_of_equal_deviations_do_not_depend_on_the_order_of_rows():
+    one = evaluation(400)
+    one = Evaluation(**(one.arrays() | {"std": np.repeat([1.0, 2.0, 3.0], [90, 290, 20])[:, None]}))
+    texts = [resolution(one.rows(order), prefix="f-", most=2000) for order in (slice(None), slice(None, None, -1))]
+    lines = [re.findall(r'<path d="([^"]*)"[^>]*?style="[^"]*stroke: var\(--miss\)[^"]*', text) for text in texts]
+    assert lines[0] and lines[0] == lines[1]
+
+
+def test_laws_without_ends_are_drawn():
+    one = evaluation(40)
+    endless = one.arrays() | {"low": one.low - np.inf, "high": np.where(one.y > 0, np.inf, one.high)}
+    assert predictions(Evaluation(**endless), prefix="f-", most=2000).startswith("<svg")
+    with pytest.raises(ValueError, match="40 of 40 std are above 1e.150, the largest is 1e.300"):
+        law_from(mean=one.mean, std=np.full((40, 1), 1e300))
+
+
+def test_quantiles_are_drawn_as_points():
+    y = np.random.default_rng(0).normal(size=100)
+    told = evaluate(law_from(quantiles={p: np.full(100, p - 0.5) for p in (0.1, 0.25, 0.75, 0.9)}), y)
+    assert len(curve(told).levels) == 2
+    assert calibration(curve(told), prefix="f-").count("<use") > calibration(curve(evaluation(100)), prefix="f-").count(
+        "<use"
+    )

@@ -309,3 +309,34 @@ def test_columns_of_one_value_are_given_and_judge_nothing():
     rows = Rows({"site": np.full(100, "Bern")})
     light = Report.from_arrays(np.linspace(-1, 1, 100), mean=np.zeros(100), std=np.ones(100), rows=rows).verdicts[2]
     assert light.sentence.startswith("The only column given cannot be cut into groups")
+
+
+def test_one_name_is_the_name_of_one_output():
+    made = Report.from_arrays(
+        [1.0, 2.0, 4.0], mean=[1.0, 2.0, 3.0], std=[1.0, 1.0, 1.0], outputs="price", features="age"
+    )
+    assert made.to_dict()["outputs"][0]["name"] == "price" and made.to_dict()["features"] == ["age"]
+    with pytest.raises(ValueError, match=r"each of 2 outputs, got \['price'\]"):
+        Report.from_arrays(np.ones((3, 2)), mean=np.ones((3, 2)), std=np.ones((3, 2)), outputs="price")
+
+
+def test_scores_that_are_no_means_have_intervals_in_every_form():
+    made = full()
+    found = made.to_dict()["outputs"][0]
+    assert found["whole"].keys() == {"miscalibration", "ence", "correlation", "ause"}
+    assert found["whole"]["miscalibration"]["value"] == found["calibration"]["area"]
+    assert found["whole"]["ause"]["value"] == found["order"]["sparsified"]["ause"]
+    assert "| AUSE |" in made.to_markdown() and "by chance" in made.to_markdown()
+    text = " ".join(Page(made.to_html()).text)
+    assert "AUSE" in text and "by chance" in text and made.parts[0].constant.sentence in text
+    assert found["constant"]["skill"]["crps"]["value"] == made.parts[0].constant.skill["crps"].value
+    assert "AUSE" not in full(m=2).to_markdown()  # of several outputs each has its own
+
+
+def test_laws_given_by_few_quantiles_are_shown_at_these():
+    y = np.random.default_rng(0).normal(size=300)
+    made = Report.from_arrays(y, quantiles={p: np.full(300, stats.norm.ppf(p)) for p in (0.1, 0.9)})
+    jsonschema.validate(json.loads(json.dumps(made.to_dict())), SCHEMA)
+    assert made.to_dict()["outputs"][0]["calibration"]["coverage"]["levels"] == pytest.approx([0.8])
+    text = " ".join(Page(made.to_html()).text)
+    assert "Quantiles that were given" in text and "Where do values fall" not in text

@@ -180,10 +180,14 @@ def test_the_baseline_is_the_gaussian_of_the_training_targets():
     assert_allclose(result.high, np.broadcast_to(oracle.ppf(0.95), (30, 2)))
 
 
-def test_the_baseline_of_a_constant_target_keeps_a_spread():
+def test_the_baseline_of_a_constant_target_predicts_a_point():
     result = baseline(np.full(354, 0.1), np.array([0.1, 8.0]))  # the mean of 354 times 0.1 is not 0.1
-    assert_allclose(result.high - result.low, 2 * stats.norm.ppf(0.95))
-    assert np.isnan(result.std).all()  # as it was not found, but taken
+    assert_allclose(result.high, result.low)
+    assert_allclose(result.crps[:, 0], [0.0, 7.9], atol=1e-12)
+    assert_allclose(result.interval[:, 0], [0.0, 20 * 7.9], atol=1e-11)  # 2 / 0.1 of each unit missed
+    assert np.isnan([result.std, result.nll, result.pit]).all()  # which no point has
+    both = np.stack([np.full(9, 0.1), np.arange(9.0)], 1)
+    assert_allclose(baseline(both, both).crps[:, 1], baseline(both[:, 1], both[:, 1]).crps[:, 0])
 
 
 def test_latent_functions_are_refused_as_their_density_is():

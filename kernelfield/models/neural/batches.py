@@ -44,6 +44,11 @@ class Rows:
             offset = offset[torch.arange(len(offset), device=index.device)[:, None], index]
         return Rows(self.X[index], self.Y[index], weight, offset)
 
+    def part(self, own: slice) -> "Rows":
+        """Some rows (k, b) of each member's."""
+        weight, offset = (None if t is None else t[:, own] for t in (self.weight, self.offset))
+        return Rows(self.X[:, own], self.Y[:, own], weight, offset)
+
     def __getitem__(self, step: int) -> "Rows":
         weight, offset = (None if t is None else t[step] for t in (self.weight, self.offset))
         return Rows(self.X[step], self.Y[step], weight, offset)

@@ -38,10 +38,12 @@ from torch import Tensor, nn
 
 from kernelfield.core.contracts import Data, Model, Surrogate
 from kernelfield.core.posterior import Draws
+from kernelfield.core.streaming import StreamingModel
 from kernelfield.models.classify import FittedClassifier, require_classes
 from kernelfield.models.neural.likelihoods import Gaussian, Heteroscedastic, Softmax, mixture_noise
 from kernelfield.models.neural.network import Network, multilayer
-from kernelfield.models.neural.train import Trained, Training, train
+from kernelfield.models.neural.streamed import NetworkLearner, Task
+from kernelfield.models.neural.train import Training, train
 from kernelfield.nets.algebra import Layer
 
 DEFAULT = multilayer((64, 64))
@@ -53,7 +55,7 @@ def brisk() -> Training:
 
 
 @dataclass(eq=False, repr=False)
-class Ensemble(Model):
+class Ensemble(StreamingModel):
     """Networks trained apart, averaged.
 
     network : an architecture of `kernelfield.nets` or a torch module, of which one member starts as
@@ -118,6 +120,29 @@ class Ensemble(Model):
             return fitted
         noise = mixture_noise(fitted.values(data.X), data.Y, data.weight, ~seen)
         return replace(fitted, noise=noise.expand(self.members, -1))
+
+    def learner(self, sample: Data, rows: int, *, generator: torch.Generator) -> NetworkLearner:
+        likelihood, m = self._likelihood(), sample.Y.shape[1]
+        if self.prior_scale:
+            raise ValueError(
+                f"prior_scale is {self.prior_scale:g}, and members have no random functions in a stream; set 0"
+            )
+        network = Network(self._architecture(), sample.X.shape[1], likelihood.width(m), self.width)
+        start = network.start(generator)[None]
+        if self.members > 1:
+            start = torch.cat([start, network.draw(self.members - 1, generator)])
+        task = Task(
+            network,
+            likelihood,
+            self.training,
+            rows,
+            self.subset,
+            int(torch.randint(2**31, (), generator=generator)),
+            start,
+            last_layer(network).nonzero()[:, 0] if self.moving == "last" else None,
+            prior_penalty(network, self.prior_weight, rows),
+        )
+        return NetworkLearner(task, sample, lambda theta, noise: FittedEnsemble(network, theta, noise, m))
 
     def _likelihood(self) -> Gaussian | Heteroscedastic:
         """The likelihood, once the other settings are known to be in range."""
@@ -252,7 +277,7 @@ class EnsembleClassifier(Model):
         n = len(data.X)
         architecture = DEFAULT if self.network is None else self.network
         network = Network(architecture, data.X.shape[1], data.Y.shape[1], self.width)
-        done: Trained = train(
+        done = train(
             network,
             data,
             Softmax(),

@@ -33,11 +33,24 @@ class Elementwise:
     pull: Callable[[Tensor, Tensor], Tensor]
 
 
-RELU = Elementwise(
-    torch.relu_, lambda gradient, y: torch.ops.aten.threshold_backward(gradient, y, 0.0, grad_input=gradient)
+# Named, so that other processes find them by their names.
+def _of_relu(gradient: Tensor, y: Tensor) -> Tensor:
+    return torch.ops.aten.threshold_backward(gradient, y, 0.0, grad_input=gradient)
+
+
+def _of_tanh(gradient: Tensor, y: Tensor) -> Tensor:
+    return gradient.addcmul_(gradient * y, y, value=-1)
+
+
+def _of_sigmoid(gradient: Tensor, y: Tensor) -> Tensor:
+    return gradient.mul_(y).mul_(1 - y)
+
+
+RELU, TANH, SIGMOID = (
+    Elementwise(torch.relu_, _of_relu),
+    Elementwise(torch.tanh_, _of_tanh),
+    Elementwise(torch.sigmoid_, _of_sigmoid),
 )
-TANH = Elementwise(torch.tanh_, lambda gradient, y: gradient.addcmul_(gradient * y, y, value=-1))
-SIGMOID = Elementwise(torch.sigmoid_, lambda gradient, y: gradient.mul_(y).mul_(1 - y))
 KINDS: dict[type, Elementwise] = {
     Relu: RELU,
     Tanh: TANH,

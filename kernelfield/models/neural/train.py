@@ -12,6 +12,7 @@ Sources: Kingma & Ba (2015), "Adam"; Loshchilov & Hutter (2017), "SGDR" (the cos
 "Decoupled Weight Decay Regularization".
 """
 
+import copy
 import logging
 import math
 import time
@@ -22,13 +23,15 @@ from typing import Literal
 
 import torch
 from sklearn.base import BaseEstimator
-from torch import Tensor, nn
+from torch import Tensor
 
 from kernelfield.core.contracts import Data
 from kernelfield.core.numerics import MEMORY_SHARE, free_memory
+from kernelfield.linalg.ranks import ALONE, Ranks, here
 from kernelfield.models.neural.batches import Rows, batches, parted
 from kernelfield.models.neural.likelihoods import Likelihood
 from kernelfield.models.neural.network import Network
+from kernelfield.models.neural.sharing import Trained, divided, exchanged, gathered, jobs, run_all
 from kernelfield.models.neural.stacked import Stacked, stacked
 
 NOISE_RATE = 10.0  # the logarithm of the noise travels further than a weight, and is one number
@@ -105,20 +108,6 @@ class Training(BaseEstimator):
 _NAMES = {"optimiser": ("adam", "adamw", "sgd"), "schedule": ("cosine", "constant"), "precision": ("single", "double")}
 
 
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """Trained members.
-
-    parameters (k, p) in double precision; noise (k, m), the variances that were learned, or None;
-    losses (steps, k), those of mini-batches; notes: what a user should know.
-    """
-
-    parameters: Tensor
-    noise: Tensor | None
-    losses: Tensor
-    notes: list[str]
-
-
 def train(
     network: Network,
     data: Data,
@@ -152,6 +141,9 @@ def train(
     watch : called after each step with its number, from 1, and the parameters (k, p), which will
         change; all members are then trained together, whatever memory they take.
 
+    Ranks and jobs share the work, see `sharing`, unless it is watched or draws random numbers of its own
+    on the way down.
+
     Errors: ValueError for a loss that is not finite, with the step and the learning rate, and for
     too few rows for a held-out part.
     """
@@ -178,21 +170,15 @@ def train(
         moving=None if trained is None else trained.to(data.X.device).nonzero()[:, 0],
         watch=watch,
     )
-    size = len(start) if watch is not None else _room(network, task)
-    parts = [task.of(slice(i, i + size)) for i in range(0, len(start), size)]
     _log.info("training %d networks of %d parameters", len(start), network.size)
-    with _without_denormals():
-        done = [_run(part) for part in parts]
-    noise = None if done[0].noise is None else torch.cat([part.noise for part in done if part.noise is not None])
-    notes = list(dict.fromkeys(note for part in done for note in part.notes))
-    losses = [
-        nn.functional.pad(part.losses, (0, 0, 0, training.steps - len(part.losses)), value=math.nan) for part in done
-    ]
-    return Trained(torch.cat([part.parameters for part in done]), noise, torch.cat(losses, 1), notes)
+    if watch is not None or evaluate is not None or judge is not None:
+        size = len(start) if watch is not None else _room(network, task)
+        return run_all(_run, [task.of(part) for part in divided(len(start), size, 1)], jobs=1)
+    return _shared(network, task, here())
 
 
 @contextmanager
-def _without_denormals() -> Iterator[None]:
+def without_denormals() -> Iterator[None]:
     """Numbers below the normal range are zero inside.
 
     Adam's moments of units that have died pass through that range, where processors are slow: a
@@ -232,6 +218,7 @@ class _Task:
     anchor: Tensor | None
     moving: Tensor | None
     watch: Callable[[int, Tensor], None] | None
+    ranks: Ranks = ALONE  # that share the rows of each batch
 
     def of(self, part: slice) -> "_Task":
         """The task of some of the members."""
@@ -246,11 +233,15 @@ class _Task:
         )
 
     def loss(self, parameters: Tensor, log_noise: Tensor | None, batch: Rows) -> Tensor:
-        """What is made small (k,), in nats a row."""
-        loss = self._nll(self.evaluate(parameters, batch.X), log_noise, batch)
+        """What is made small (k,), in nats a row; of several ranks, this one's share of it."""
+        own = batch if self.ranks.world == 1 else batch.part(self.ranks.rows(batch.X.shape[1]))
+        loss = self._nll(self.evaluate(parameters, own.X), log_noise, own)
+        if own is not batch:
+            loss = loss * (own.X.shape[1] / batch.X.shape[1])
         if self.penalty is None:
             return loss
-        return loss + self.penalty(parameters if self.anchor is None else parameters - self.anchor)
+        gap = parameters if self.anchor is None else parameters - self.anchor
+        return loss + self.penalty(gap) / self.ranks.world
 
     def held_out(self, parameters: Tensor, log_noise: Tensor | None) -> Tensor:
         """The loss (k,) on rows that are not fitted."""
@@ -268,13 +259,30 @@ class _Task:
         return self.likelihood.loss(values, batch.Y, batch.weight, noise)
 
 
+def _shared(network: Network, task: _Task, ranks: Ranks) -> Trained:
+    """Train with all the ranks and jobs there are."""
+    k, most = len(task.start), _room(network, task) // ranks.neighbours
+    if k < ranks.world:
+        most = int(ranks.gather(torch.tensor([most])).min())  # all take the same parts in the same order
+        shared = replace(task, ranks=ranks)
+        return run_all(_run, [shared.of(part) for part in divided(k, max(1, most), 1)], jobs=1)
+    own, count = task.of(ranks.rows(k)), jobs()
+    parts = divided(len(own.start), max(1, most // count), count)
+    tasks = [own.of(part) for part in parts]
+    if count > 1:  # an evaluation holds arrays of its own while it runs, and jobs may be threads
+        each = [stacked(copy.deepcopy(network)) for _ in tasks]
+        tasks = [replace(task, evaluate=one, judge=one) for task, one in zip(tasks, each, strict=True)]
+    return gathered(run_all(_run, tasks, jobs=count), ranks, k)
+
+
+@without_denormals()
 def _run(task: _Task) -> Trained:
     """Train members whose parameters and batches have room beside each other."""
     training = task.training
     leaf = (task.start if task.moving is None else task.start[:, task.moving]).clone().requires_grad_()
     noise = task.likelihood.start(task.rows.Y, task.rows.weight)
     log_noise = None if noise is None else noise.log().repeat(len(leaf), 1).requires_grad_(task.likelihood.learned)
-    optimiser = _optimiser(training, leaf, log_noise)
+    optimiser = optimiser_for(training, leaf, log_noise)
     best = _Best(leaf, log_noise, training) if len(task.judged) else None
     losses = leaf.new_full((training.steps, len(leaf)), math.nan)
     supply = batches(task.rows, task.seen, training.batch, task.seeds)
@@ -285,10 +293,11 @@ def _run(task: _Task) -> Trained:
             group["params"][0].grad = None
         loss = task.loss(task.whole(leaf), log_noise, next(supply))
         loss.backward(ones)
+        loss = exchanged(task.ranks, loss, [leaf, log_noise])
         if training.clip is not None and leaf.grad is not None:
-            _clip(leaf.grad, training.clip)
+            shorten(leaf.grad, training.clip)
         optimiser.step()
-        losses[step - 1] = loss.detach()
+        losses[step - 1] = loss
         if task.watch is not None:
             task.watch(step, task.whole(leaf.detach()))
         last = step == training.steps
@@ -307,8 +316,7 @@ def _run(task: _Task) -> Trained:
     with torch.no_grad():
         parameters = task.whole(leaf).double()
         found = None if log_noise is None else log_noise.exp().double()
-    notes = [] if step == training.steps else [f"training stopped after {step} of {training.steps} steps"]
-    return Trained(parameters, found, losses.cpu(), notes)
+    return Trained(parameters, found, losses.cpu())
 
 
 class _Best:
@@ -334,7 +342,7 @@ class _Best:
         return bool((step - self.step > self.patience).all())
 
 
-def _optimiser(training: Training, leaf: Tensor, log_noise: Tensor | None) -> torch.optim.Optimizer:
+def optimiser_for(training: Training, leaf: Tensor, log_noise: Tensor | None) -> torch.optim.Optimizer:
     groups = [{"params": [leaf], "first": training.learning_rate, "weight_decay": training.weight_decay}]
     if log_noise is not None and log_noise.requires_grad:
         groups.append({"params": [log_noise], "first": NOISE_RATE * training.learning_rate, "weight_decay": 0.0})
@@ -353,7 +361,7 @@ def _share(training: Training, step: int) -> float:
     return (1 + math.cos(math.pi * (step - 1) / training.steps)) / 2
 
 
-def _clip(gradient: Tensor, longest: float) -> None:
+def shorten(gradient: Tensor, longest: float) -> None:
     """Shorten the gradients (k, p) of members, each to its own length."""
     gradient.mul_((longest / gradient.norm(dim=1, keepdim=True)).clamp_max(1.0))
 

@@ -21,9 +21,9 @@ from scipy import special
 from kernelfield.uq.calibration import CONFIDENCE, band
 from kernelfield.uq.classes import ClassEvaluation
 from kernelfield.uq.diagnosis.columns import is_numeric
-from kernelfield.uq.diagnosis.groups import covered
 from kernelfield.uq.diagnosis.martingale import capital, conformal
-from kernelfield.uq.scores import LEVEL, Evaluation
+from kernelfield.uq.promises import main_promise
+from kernelfield.uq.scores import Evaluation
 from kernelfield.uq.words import day
 
 ALARM = 1 / 300  # probability of a false one
@@ -40,8 +40,8 @@ Time = float | str
 class Window:
     """Rows that follow each other: the times of the first and last (of dates in words), and how their intervals did.
 
-    coverage  share of values inside their 90% intervals; of classes, share of rows whose most probable class came
-    promised  0.9; of classes, mean confidence
+    coverage  share of values inside their intervals; of classes, share of rows whose most probable class came
+    promised  0.9, or what laws given by quantiles promise instead; of classes, mean confidence
     low, high 95% band of the coverage if the model is right
     """
 
@@ -92,12 +92,15 @@ def drift(
 
     `dated` says that the numbers are days since 1970-01-01.
 
-    Errors: ValueError if fewer than 50 rows have a time, or lengths do not agree. Where no PIT is
-    known the CRPS is watched.
+    Errors: ValueError if fewer than 50 rows have a time, lengths do not agree, or laws promise no interval. Where no
+    PIT is known the CRPS is watched.
     """
-    pit, hit = evaluation.pit[:, 0], covered(evaluation)
+    promise = main_promise(evaluation)
+    if promise is None:
+        raise ValueError("the laws promise no interval to follow over time; give quantiles of at least two levels")
+    pit, hit = evaluation.pit[:, 0], promise.holds(evaluation)
     scores = [np.abs(2 * pit - 1), pit] if np.isfinite(pit).all() else [evaluation.crps[:, 0]]
-    return _watched(scores, hit, np.full(len(hit), LEVEL), time, level, dated, seed)
+    return _watched(scores, hit, np.full(len(hit), promise.share), time, level, dated, seed)
 
 
 def class_drift(

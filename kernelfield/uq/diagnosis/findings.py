@@ -17,6 +17,7 @@ from kernelfield.uq.diagnosis.cases import Case, ClassCase, Split, split, worst_
 from kernelfield.uq.diagnosis.drift import ALARM, LEAST, Drift, class_drift, drift
 from kernelfield.uq.diagnosis.groups import ClassGroup, Column, Group, by_column, class_by_column
 from kernelfield.uq.diagnosis.outside import FEWEST, Outside, compare, entropy
+from kernelfield.uq.promises import main_promise
 from kernelfield.uq.scores import Evaluation
 
 
@@ -73,13 +74,16 @@ def diagnose(
     found = []
     for index in range(m):
         one = evaluation.output(index)
+        judged = main_promise(one) is not None
         known = bool(np.isfinite(one.std).all())  # a Student-t law of few degrees of freedom has no deviation
         found.append(
             Findings(
                 columns=tuple(by_column(one, columns, groups=groups, dates=dates)),
-                worst=search.worst_group(one, columns, dates=dates, seed=seed) if enough else None,
+                worst=search.worst_group(one, columns, dates=dates, seed=seed) if enough and judged else None,
                 # Outputs share the chance of a false alarm.
-                drift=None if clock is None else drift(one, clock, level=ALARM / m, dated=dated, seed=seed),
+                drift=drift(one, clock, level=ALARM / m, dated=dated, seed=seed)
+                if clock is not None and judged
+                else None,
                 outside=_outside(one.std[:, 0], None if outside is None else outside[:, index]) if known else None,
                 cases=tuple(worst_cases(one)),
                 split=split(one) if known else None,

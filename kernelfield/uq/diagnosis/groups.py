@@ -1,12 +1,18 @@
-"""Groups: do the 90% intervals hold as many values in each part of the data as they do on the whole?
+"""Groups: do the intervals hold as many values in each part of the data as they do on the whole?
+
+They are those of 90%, or what laws given by quantiles promise instead (`kernelfield.uq.promises`).
 
 Intervals that are right on average may be too narrow for the old and too wide for the young. Rows
 are grouped by each column (`kernelfield.uq.diagnosis.columns`) and by the predicted standard
 deviation. If the laws are right given the columns, the number of values inside the intervals
-of each group is binomial with probability 0.9, and independent of that of others; all groups of a
+of each group is binomial with the promised probability, and independent of that of others; all groups of a
 column are tested together, exactly (`kernelfield.uq.diagnosis.counts`), and the columns are
 adjusted for each other by Holm's method. Of classes it is the number of rows whose most probable
 class came, against the sum of their confidences.
+
+The worst group of a column is the one that chance explains least. P-values that are rounding errors do not tell
+groups apart, as all may be with a million rows; among these it is the one whose share is most half widths of its
+band from what was promised.
 
 Rows are taken as independent. Source: Feldman, Bates & Romano (2021), "Improving Conditional
 Coverage via Orthogonal Quantile Regression", for coverage by group as a measure of conditional coverage.
@@ -21,8 +27,9 @@ import numpy as np
 from kernelfield.uq.calibration import CONFIDENCE
 from kernelfield.uq.classes import ClassEvaluation
 from kernelfield.uq.diagnosis.columns import Grouping, checked, grouping
-from kernelfield.uq.diagnosis.counts import Count, binomial, holm, joint_p_value, poisson_binomial
-from kernelfield.uq.scores import LEVEL, Evaluation
+from kernelfield.uq.diagnosis.counts import TOLD, Count, binomial, holm, joint_p_value, poisson_binomial
+from kernelfield.uq.promises import main_promise
+from kernelfield.uq.scores import Evaluation
 
 STD = "predicted standard deviation"
 CONFIDENT = "confidence"
@@ -34,12 +41,13 @@ class Group:
 
     label     the values of the column
     count     rows
-    coverage  share of values inside their 90% intervals
+    coverage  share of values inside their intervals
     low, high 95% band of that share if the intervals are right
     pit       mean of the PIT values: 0.5 without bias, less where predictions are too high
     rmse      of the mean, in units of y
     crps      mean, in units of y
-    p_value   of the exact two-sided test that the coverage is 90%
+    p_value   of the exact two-sided test that the coverage is what was promised
+    promised  share that should be inside: 0.9, or that of the intervals judged in its place
     """
 
     label: str
@@ -51,16 +59,12 @@ class Group:
     rmse: float
     crps: float
     p_value: float
+    promised: float
 
     @property
     def share(self) -> float:
         """What was found."""
         return self.coverage
-
-    @property
-    def promised(self) -> float:
-        """What it is held against."""
-        return LEVEL
 
 
 @dataclass(frozen=True)
@@ -111,16 +115,19 @@ class Column(Generic[G]):
 
     @property
     def worst(self) -> G:
-        """The group of the least p-value."""
-        return min(self.groups, key=lambda group: group.p_value)
+        """The group that chance explains least."""
+        return min(self.groups, key=rarity)
 
 
-def covered(evaluation: Evaluation) -> np.ndarray:
-    """Whether each value (n,) of one output lies in its 90% interval, by PIT where known, else by its ends."""
-    pit = evaluation.pit[:, 0]
-    if np.isfinite(pit).all():
-        return np.abs(2 * pit - 1) <= LEVEL
-    return (evaluation.low[:, 0] <= evaluation.y[:, 0]) & (evaluation.y[:, 0] <= evaluation.high[:, 0])
+def rarity(group: Group | ClassGroup) -> tuple[float, float]:
+    """What orders groups, those first that chance explains least; see the module docstring.
+
+    >>> apart = [Group("", 10**6, share, 0.8994, 0.9006, 0.5, 1.0, 1.0, 0.0, 0.9) for share in (0.8, 0.5, 0.95)]
+    >>> min(apart, key=rarity).coverage
+    0.5
+    """
+    reach, gap = (group.high - group.low) / 2, abs(group.share - group.promised)
+    return max(group.p_value, TOLD), -(gap / reach if reach > 0 else np.inf if gap > 0 else 0.0)
 
 
 def by_column(
@@ -132,7 +139,7 @@ def by_column(
 ) -> list[Column[Group]]:
     """The groups of each column (n,), numbers or text, and of the predicted deviation, for one output.
 
-    A column of one group alone says nothing and is left out.
+    A column of one group alone says nothing and is left out; there is none for laws that promise no interval.
 
     groups  names of columns that are looked at value by value, and come first
     dates   names of columns of days since 1970-01-01
@@ -146,7 +153,10 @@ def by_column(
     >>> print(inside[z < 0].mean(), inside[z > 0].mean())
     0.59 0.9
     """
-    inside = covered(evaluation)
+    promise = main_promise(evaluation)
+    if promise is None:
+        return []
+    level, inside = promise.share, promise.holds(evaluation)
     facts = {
         "pit": evaluation.pit[:, 0],
         "crps": evaluation.crps[:, 0],
@@ -156,13 +166,13 @@ def by_column(
     def test(of: Grouping) -> tuple[list[Count], list[int], list[Group]]:
         count, hits = _counts(of), _sums(of, inside)
         means = {name: _sums(of, values) / count for name, values in facts.items()}
-        laws = {int(n): binomial(int(n), LEVEL) for n in count}
+        laws = {int(n): binomial(int(n), level) for n in count}
         made = []
         for index, label in enumerate(of.labels):
             n, x = int(count[index]), int(hits[index])
             low, high = laws[n].band(CONFIDENCE)
             pit, crps, rmse = (float(means[name][index]) for name in ("pit", "crps", "square"))
-            made.append(Group(label, n, x / n, low / n, high / n, pit, rmse**0.5, crps, laws[n].p_value(x)))
+            made.append(Group(label, n, x / n, low / n, high / n, pit, rmse**0.5, crps, laws[n].p_value(x), level))
         return [laws[int(n)] for n in count], hits.astype(int).tolist(), made
 
     own = {STD: evaluation.std[:, 0]} if np.isfinite(evaluation.std).all() else {}

@@ -27,9 +27,9 @@ from kernelfield.uq.calibration import CONFIDENCE
 from kernelfield.uq.classes import ClassEvaluation
 from kernelfield.uq.diagnosis.columns import FEWEST, checked, grouping, is_numeric
 from kernelfield.uq.diagnosis.counts import FLOOR, Count, binomial, poisson_binomial, stated
-from kernelfield.uq.diagnosis.groups import covered
 from kernelfield.uq.diagnosis.rules import Category, Condition, Range, Slab, filled, holds, shortest, worded
-from kernelfield.uq.scores import LEVEL, Evaluation
+from kernelfield.uq.promises import main_promise
+from kernelfield.uq.scores import Evaluation
 
 LEAST = 0.05  # share of rows that a group must have
 ENOUGH = 10 * FEWEST  # rows without which halves are too small to search and to test
@@ -55,7 +55,7 @@ class WorstGroup:
     count           rows of the group in the second half
     coverage        their share inside the intervals, an honest estimate; NaN if there are none
     low, high       its 95% interval (Clopper-Pearson)
-    promised        share that should be inside: 0.9, or the mean confidence of classes
+    promised        share that should be inside: 0.9 as a rule, or the mean confidence of classes
     p_value         of the exact one-sided test on the second half
     """
 
@@ -93,19 +93,24 @@ def worst_group(
     least: float = LEAST,
     seed: int = 0,
 ) -> WorstGroup:
-    """The rows whose 90% intervals hold the fewest values, by columns (n,) of numbers or text, for one output.
+    """The rows whose intervals hold the fewest values, by columns (n,) of numbers or text, for one output.
+
+    Intervals are those of 90%, or what laws given by quantiles promise (`kernelfield.uq.promises`).
 
     Those called `dates` hold days since 1970-01-01, and are written as dates.
 
-    Errors: ValueError for fewer than 200 rows, no column, one of another length, or a share
-    `least` that is not between 0 and 0.5.
+    Errors: ValueError for fewer than 200 rows, no column, one of another length, a share
+    `least` that is not between 0 and 0.5, or laws that promise no interval.
     """
-    missed = ~covered(evaluation)
+    promise = main_promise(evaluation)
+    if promise is None:
+        raise ValueError("the laws promise no interval that could fail; give quantiles of at least two levels")
+    missed = ~promise.holds(evaluation)
     pit = evaluation.pit[:, 0]
     targets = [missed.astype(np.float64)]
     if np.isfinite(pit).all():
         targets.append(np.abs(2 * pit - 1))
-    return _searched(missed, np.full(len(missed), 1 - LEVEL), targets, columns, dates, least, seed)
+    return _searched(missed, np.full(len(missed), 1 - promise.share), targets, columns, dates, least, seed)
 
 
 def worst_class_group(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kernelfield.uq.diagnosis.groups import CONFIDENT, STD, by_column, class_by_column
-from tests.uq.diagnosis.worlds import classes, world
+from kernelfield.uq.diagnosis.groups import CONFIDENT, STD, by_column, class_by_column, rarity
+from tests.uq.diagnosis.worlds import classes, gaussian, world
 
 
 def test_a_group_s_figures_are_those_of_its_rows():
@@ -88,3 +88,17 @@ def test_a_site_with_few_rows_is_found_where_it_is_asked_for():
     columns["code"] = np.repeat(np.arange(60.0), 10)
     found = by_column(evaluation, columns, groups=["code"])[0]
     assert (found.worst.label, found.adjusted < 1e-3) == ("42", True)
+
+
+def test_of_a_million_rows_the_group_that_fails_most_is_the_worst_whatever_the_order():
+    n = 1_000_000
+    rng = np.random.default_rng(0)
+    site = rng.choice(["Chur", "Bern", "Aarau", "Zug"], n)
+    wrong = {"Chur": 1.4, "Bern": 2.5, "Aarau": 1.7, "Zug": 1.2}
+    factor = np.select([site == name for name in wrong], list(wrong.values()))
+    evaluation = gaussian(factor * rng.standard_normal(n), np.zeros(n), np.ones(n))
+    column = by_column(evaluation, {"site": site})[0]
+    assert all(group.p_value == 0 for group in column.groups)
+    assert column.worst.label == "Bern"
+    ranks = sorted(column.groups, key=rarity)
+    assert [group.label for group in ranks] == ["Bern", "Aarau", "Chur", "Zug"]

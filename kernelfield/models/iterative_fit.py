@@ -1,0 +1,107 @@
+"""Fitting an exact process to many rows by iterations.
+
+A sample of rows has an evidence that is exact and cheap: the starts race on it. Where that ends is near to where all
+rows lead, and its Hessian a number observed is about theirs, so that a few slopes of the evidence of all rows
+(`models.iterative_evidence`) are enough to get there (`models.slope_search`).
+"""
+
+import warnings
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from gpytorch.kernels import Kernel
+
+from kernelfield.core.contracts import Data
+from kernelfield.core.numerics import NotConverged, threads_for
+from kernelfield.linalg.ranks import here
+from kernelfield.models.covariance import covariance
+from kernelfield.models.evidence import Objective, Trend
+from kernelfield.models.fit import Search
+from kernelfield.models.iterative_evidence import PROBES, Ladder, StochasticEvidence
+from kernelfield.models.iterative_process import FittedIterativeProcess, SolvePlan
+from kernelfield.models.search import Settings, kernel_for, race, sample
+from kernelfield.models.slope_search import Descent, descend, hessian_at
+from kernelfield.models.solver_choice import Chosen, product_for, rank_for
+
+SAMPLE = 2048  # rows of which the evidence is exact before all rows count: some tenths of a second each
+FULL_STEPS = 12  # evaluations on all rows, at most
+PRODUCTS = 60  # of one matrix that are expected in an evaluation
+
+
+class Fitting(Settings, Protocol):
+    """What an iterative fit reads of a `Process`."""
+
+    kernel: Kernel | str | None
+    learn_noise: bool
+    learn_mixing: bool
+
+
+def fit_iteratively(model: Fitting, data: Data, chosen: Chosen, generator: torch.Generator) -> "FittedIterativeProcess":
+    """Fit by iterations; the settings have been checked."""
+    kernel = kernel_for(model.kernel, data.X, data.Y.var(0, correction=0).mean().clamp_min(1e-12))
+    trend, noise, mixing = Trend.of(model.mean, data.X), float(model.noise), model.mixing
+    if chosen.solver == "distributed":  # ranks draw the same numbers
+        generator = torch.Generator().manual_seed(int(here().broadcast(_drawn(generator))))
+    seed = int(_drawn(generator))
+    searches, course, ladder = list[Search](), None, Ladder(chosen.solver, rank_for(len(data.X)), seed)
+    with threads_for(len(data.X)):
+        if model.steps:
+            few = sample(data, SAMPLE, generator)
+            form = _form(model, kernel, few)
+            theta, searches = _guess(model, kernel, form, few, generator)
+            if theta is not None:
+                evidence = StochasticEvidence(
+                    form,
+                    data,
+                    trend,
+                    lambda: product_for(chosen.solver, kernel, data.X, PRODUCTS),
+                    ladder,
+                )
+                theta, course = _climb(evidence, form, theta, min(FULL_STEPS, model.steps))
+                parameters, noise, mixing = form.split(theta)
+                form.covariance.assign(parameters)
+        kernel.requires_grad_(False)
+        plan = SolvePlan(chosen.solver, chosen.reason, ladder.rank, seed, ladder.factored, course)
+        return FittedIterativeProcess.of(kernel, noise, mixing, data, trend, plan, tuple(searches))
+
+
+def _drawn(generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(2**62, (1,), generator=generator)
+
+
+def _form(model: Fitting, kernel: Kernel, few: Data) -> Objective:
+    """The exact evidence of a few rows."""
+    learned = {"learn": model.learn_noise, "learn_mixing": model.learn_mixing}
+    trend = Trend.of(model.mean, few.X)
+    return Objective(covariance(kernel, few.X), few, trend, model.mixing, float(model.noise), **learned)
+
+
+def _guess(
+    model: Fitting, kernel: Kernel, form: Objective, few: Data, generator: torch.Generator
+) -> tuple[np.ndarray | None, list[Search]]:
+    """The best parameters for a sample of rows, or None where all are held."""
+    if all(low == high for low, high in form.bounds()):
+        return None, []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConverged)  # what the sample leaves undone, all rows go on with
+        return race(
+            lambda part: form if part is few else _form(model, kernel, part),
+            few,
+            restarts=model.restarts,
+            steps=model.steps,
+            generator=generator,
+        )
+
+
+def _climb(evidence: StochasticEvidence, form: Objective, theta: np.ndarray, steps: int) -> tuple[np.ndarray, Descent]:
+    """Go on from theta on all rows, where the curvature is about that of the sample."""
+    n, bounds = evidence.Y.shape[0], form.bounds()
+    hessian = hessian_at(form, theta, bounds)
+    # In nats a number observed: what the random vectors cost by themselves, see `models.iterative_evidence`.
+    enough = len(theta) / (2 * PROBES) / evidence.Y.numel()
+    best, course = descend(
+        evidence, theta, hessian, bounds, enough=enough, evaluations=steps, label=f"fit to all {n} rows"
+    )
+    return best, replace(course, gain=course.gain * evidence.Y.numel())

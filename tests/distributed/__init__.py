@@ -1,0 +1,1 @@
+"""Tests of what several processes compute together. `jobs` starts them."""

@@ -1,0 +1,84 @@
+"""A factor in single precision is an exactly known preconditioner, and near to the matrix."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from kernelfield.core.numerics import NotPositiveDefinite
+from kernelfield.kernels.products import kernel_product
+from kernelfield.kernels.stationary import RBF, Matern
+from kernelfield.linalg.iterative import conjugate_gradients, log_determinant
+from kernelfield.linalg.single import PANEL, SingleFactor
+
+
+def system(n=PANEL + 130, noise=1e-4, kernel=None, d=2):
+    """More rows than a panel has, so that panels meet; K, A and the products of K."""
+    X, kernel = torch.rand(n, d), kernel or RBF()
+    kernel.lengthscale = 0.3
+    product = kernel_product(kernel, X)
+    K = kernel(X).to_dense().detach()
+    return product, torch.full((n,), noise), K + noise * torch.eye(n)
+
+
+def test_its_answers_are_those_of_the_matrix_that_it_stores():
+    product, spread, _ = system()
+    P = SingleFactor.of(product, spread)
+    L = P.factor.double().tril()
+    B = torch.randn(len(L), 3)
+    assert_close(P.whiten(B), torch.linalg.solve_triangular(L, B, upper=False))
+    assert_close(P.unwhiten(B), torch.linalg.solve_triangular(L.mT, B, upper=True))
+    assert_close(P.solve(B), torch.cholesky_solve(B, L))
+    assert_close(P.colour(B), L @ B)
+    assert_close(P.logdet(), torch.linalg.slogdet(L @ L.mT)[1])
+
+
+@pytest.mark.parametrize("noise", [1e-1, 1e-4, 1e-8])
+@pytest.mark.parametrize("kernel", [RBF, lambda: Matern(1.5)], ids=["rbf", "matern"])
+def test_the_matrix_lies_between_the_bound_and_the_factor(noise, kernel):
+    product, spread, A = system(noise=noise, kernel=kernel())
+    P = SingleFactor.of(product, spread)
+    left = P.whiten(P.whiten(A).mT)
+    values = torch.linalg.eigvalsh((left + left.mT) / 2)
+    assert values.min() >= P.least
+    assert values.max() <= 1 + 1e-4
+    assert P.factor.dtype == torch.float32
+
+
+def test_noise_of_each_row_is_its_own():
+    product, _, _ = system(n=300)
+    spread = 0.01 + torch.rand(300)
+    L = SingleFactor.of(product, spread).factor.double().tril()
+    assert_close(L @ L.mT, product(torch.eye(300)) + spread.diag(), atol=1e-3, rtol=1e-3)
+    assert_close((L @ L.mT - product(torch.eye(300))).diagonal(), spread, atol=1e-4, rtol=1e-3)
+
+
+def test_it_solves_in_few_iterations_what_takes_thousands():
+    product, spread, A = system(noise=1e-5, kernel=Matern(1.5))
+    B = torch.randn(len(A), 2)
+    P = SingleFactor.of(product, spread)
+    found = conjugate_gradients(lambda X: A @ X, B, precondition=P.solve, tolerance=1e-9)
+    plain = conjugate_gradients(lambda X: A @ X, B, tolerance=1e-9, steps=300, quiet=True)
+    assert found.converged and found.iterations <= 40
+    assert not plain.converged
+    assert_close(found.X, torch.linalg.solve(A, B), atol=1e-3, rtol=1e-5)
+
+
+def test_little_of_the_log_determinant_is_left_to_chance():
+    product, spread, A = system(noise=1e-5, kernel=Matern(1.5))
+    P = SingleFactor.of(product, spread)
+    generator = torch.Generator().manual_seed(0)
+    found = log_determinant(lambda X: A @ X, spread, generator=generator, preconditioner=P)
+    assert found.value == pytest.approx(torch.linalg.slogdet(A)[1].item(), abs=4 * found.error + 1e-6)
+    assert found.error < 1e-3 * len(A)
+
+
+def test_a_matrix_that_is_not_positive_is_refused():
+    class Negative:
+        def __call__(self, V):
+            return -V
+
+        def rows(self, index):
+            return -torch.eye(20)[index]
+
+    with pytest.raises(NotPositiveDefinite, match="no Cholesky factor in single precision"):
+        SingleFactor.of(Negative(), torch.full((20,), 0.1))
