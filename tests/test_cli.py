@@ -253,8 +253,9 @@ REFUSED = {  # what is wrong: the command, the content of bad.csv, words of the 
     "target dropped": ([*FIT, "--drop", "y"], GOOD, ["'y' cannot be both a target and dropped"]),
     "report without a test": ([*FIT, "--test-size", "0"], GOOD, ["a report needs rows to test on"]),
     "missing file": (["fit", "{in}/bed.csv", *FIT[2:]], GOOD, ["no file", "bed.csv", "'bad.csv'"]),
-    "a folder for a table": (["fit", "{out}", *FIT[2:]], GOOD, ["not a known kind of table"]),
-    "unknown ending": (["fit", "{in}/bad.xlsx", *FIT[2:]], GOOD, ["bad.xlsx", ".csv", ".parquet"]),
+    "a folder with a bad table": (["fit", "{out}", *FIT[2:]], GOOD, ["out.csv cannot be read as a table"]),
+    "a folder without tables": (["fit", "{out}/model", *FIT[2:]], GOOD, ["holds no file that ends in '.parquet'"]),
+    "unknown ending": (["fit", "{out}/r.html", *FIT[2:6]], GOOD, ["r.html", ".csv", ".parquet"]),
     "test file absent": ([*FIT, "--test", "{in}/no.csv"], GOOD, ["no file", "no.csv"]),
     "model over a table": ([*FIT, "-o", "{in}/bad.csv"], GOOD, ["bad.csv is a file", "a path that is free"]),
     "model over other files": ([*FIT, "-o", "{in}"], GOOD, ["not a saved model", "a path that is free"]),
@@ -336,9 +337,11 @@ def test_too_many_rows_are_refused_before_anything_is_allocated(
     places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (places["in"] / "bad.csv").write_text(GOOD)
-    monkeypatch.setattr("kernelfield.core.numerics.free_memory", lambda device: 1024)
+    for module in ("core.numerics", "models.solver_choice"):
+        monkeypatch.setattr(f"kernelfield.{module}.free_memory", lambda device: 1024)
     sentence = refused(places, FIT)
-    assert "an exact fit of 16 rows needs about" in sentence
+    assert "an iterative fit of 16 rows needs about" in sentence  # which takes less memory than an exact one
+    assert "SparseProcess" in sentence
     assert "fit a random sample" in sentence
 
 

@@ -14,6 +14,7 @@ from kernelfield.data.streams import TableStream, held_out
 from kernelfield.data.tables import numeric_target
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.models.random_features import RandomFeatureProcess
+from kernelfield.models.svgp import VariationalProcess
 from kernelfield.streaming import choose, fit_stream, share_of, streams
 from kernelfield.tabular import load_table
 
@@ -112,6 +113,21 @@ def test_the_command_streams_into_a_checkpoint_and_goes_on_from_it(folder: Path,
     other = run(*command, "-o", tmp_path / "n", *kept, "--seed", "3")
     assert other.exit_code == 1
     assert "seed was 0 and is 3 now" in other.stderr
+
+
+def test_the_command_streams_a_variational_process(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = VariationalProcess("rbf", inducing=12, epochs=2, least_steps=20, batch=50, restarts=1, steps=10)
+    monkeypatch.setattr("kernelfield.models.zoo.model", lambda name: small)
+    command = ["fit", folder, "--target", "y", "--drop", "junk", "--model", "svgp", "--checkpoint", tmp_path / "c"]
+    for name in "mn":  # the second finds the first one's end
+        result = run(*command, "-o", tmp_path / name, "--json", tmp_path / "r.json")
+        assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["scores"]["rmse"] < 0.2  # the noise is 0.1
+    one, two = (load_table(tmp_path / name).predict(table(20, 5), 0.9)[0] for name in "mn")
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
 
 
 def test_several_small_files_are_one_table(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from kernelfield.commands.options import (
     DataFile,
     Drop,
     Folds,
+    Jobs,
     ModelNames,
     Seed,
     Targets,
@@ -47,6 +48,7 @@ def compare(
     seed: Seed = 0,
     classify: Classify = False,
     drop: Drop = None,
+    jobs: Jobs = 1,
     json_file: ComparisonFile = None,
 ) -> None:
     """Fit several models to the same parts of a table, and rank them by what they say of the rest."""
@@ -72,6 +74,7 @@ def compare(
                 seed=seed,
                 provenance=made,
                 notes=notes,
+                jobs=jobs,
                 watch=lambda name, trial: tell(name, None if trial is None else _word(trial)),
             )
         say(*result.notes[len(notes) :], *(f"{name} was left out: {why}" for name, why in result.failures.items()))

@@ -20,6 +20,8 @@ Sources: Chan, Golub & LeVeque (1983), "Algorithms for Computing the Sample Vari
 "Fast Splittable Pseudorandom Number Generators", for SplitMix64.
 """
 
+import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
@@ -99,9 +101,13 @@ class TableStream:
     @property
     def identity(self) -> dict[str, Any]:
         """What is the same as long as the data are: columns and their kinds, and of each file the rows and bytes."""
+        # Names within the folder that holds all: parts of a table often have one name in folders of their own.
+        places = [os.path.abspath(file.path) for file in self.files]
+        folder = os.path.commonpath([os.path.dirname(place) for place in places])
+        sizes = [f"{file.rows} rows in {file.size} bytes" for file in self.files]
         return {
             "columns": {name: self.files[0].kinds[name] for name in self.columns},
-            "files": {file.path.name: f"{file.rows} rows in {file.size} bytes" for file in self.files},
+            "files": {os.path.relpath(place, folder): size for place, size in zip(places, sizes, strict=True)},
         }
 
     def only(self, columns: Sequence[str]) -> "TableStream":
@@ -207,8 +213,11 @@ class Spread:
     @classmethod
     def of(cls, values: np.ndarray) -> "Spread":
         """Of the rows of an array (n, d), n at least one."""
-        mean = values.mean(0)
-        return cls(len(values), mean, np.square(values - mean).sum(0), values.min(0), values.max(0))
+        rough = values.mean(0)
+        left = values - rough
+        more = left.mean(0)  # what NumPy's sums down a column, one row after another, have lost
+        left -= more
+        return cls(len(values), rough + more, np.square(left).sum(0), values.min(0), values.max(0))
 
     def __add__(self, more: "Spread") -> "Spread":
         rows, gap = self.rows + more.rows, more.mean - self.mean
@@ -246,7 +255,8 @@ def _found(paths: Sequence[str | Path]) -> list[Path]:
             raise FileNotFoundError(no_file(path))
     if not found:
         raise FileNotFoundError("no file was given; name at least one table")
-    twice = sorted({str(path) for path in found if found.count(path) > 1})
+    times = Counter(path.resolve() for path in found)
+    twice = sorted(str(path) for path, count in times.items() if count > 1)
     if twice:
         raise ValueError(f"{listed(twice)} was given more than once; its rows would count twice")
     return found

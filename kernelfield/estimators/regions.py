@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils import check_array, check_consistent_length, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_n_features, check_array, check_is_fitted, validate_data
 from torch import Tensor
 
 from kernelfield.core.posterior import Posterior
@@ -185,7 +185,7 @@ class MultiOutputRegion(BaseEstimator):
         polygons : list of ndarray of shape (k, 2)
             One for each piece of the region, and for each hole in it.
         """
-        row = self._rows(np.reshape(np.asarray(x, dtype=np.float64), (1, -1)))
+        row = self._rows(x) if np.ndim(x) == 2 else self._unnamed(x)
         if isinstance(self.calibration_, CalibratedClouds):
             y_map = self.estimator_.surrogate_.to_model_y
             found = self.calibration_.outline(self._cloud(row), self.level)[0]
@@ -220,6 +220,13 @@ class MultiOutputRegion(BaseEstimator):
     def _rows(self, X: ArrayLike) -> np.ndarray:
         check_is_fitted(self)
         return validate_data(self, X, reset=False, dtype=np.float64)
+
+    def _unnamed(self, x: ArrayLike) -> np.ndarray:
+        """One row (d,), whose values stand in the order of the fit's columns."""
+        check_is_fitted(self)
+        row = check_array(np.reshape(x, (1, -1)), dtype=np.float64)
+        _check_n_features(self, row, reset=False)
+        return row
 
     def _blocks(self, n: int) -> list[slice]:
         size = block_rows(self.estimator_.surrogate_.footprint(self.estimator_.n_samples_fit_))

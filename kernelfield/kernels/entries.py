@@ -43,6 +43,7 @@ def entries(kernel: Kernel, x1: Tensor, x2: Tensor | None = None) -> Entries:
     """
     if kernel.batch_shape:
         raise ValueError(f"products are of one kernel, and this is a batch of shape {tuple(kernel.batch_shape)}")
+    whole = x1, x2
     inherits = isinstance(kernel, ScaleKernel) and kernel.base_kernel.active_dims is not None
     if kernel.active_dims is not None and not inherits:  # the base of a scaled kernel chooses its own columns
         x1 = x1.index_select(-1, kernel.active_dims)
@@ -73,7 +74,7 @@ def entries(kernel: Kernel, x1: Tensor, x2: Tensor | None = None) -> Entries:
         return _radial(kernel, MATERN[kernel.nu], x1, x2)
     if type(kernel) is RQKernel:
         return _radial(kernel, profiles.RationalQuadratic(), x1, x2, kernel.alpha.squeeze(-1))
-    return Called(kernel, x1, x2)
+    return Called(kernel, *whole)  # which chooses its columns itself
 
 
 def _scaled(part: Entries, outputscale: Tensor) -> Sum:

@@ -33,8 +33,7 @@ def kernel_product(
 
     Errors: those of `choose`; ValueError for a batch of kernels or of points.
     """
-    if X.ndim != 2:
-        raise ValueError(f"products are with the matrix of points (n, d), got an array of shape {tuple(X.shape)}")
+    _require_points(X)
     held = copy.deepcopy(kernel)
     points = X.detach()
     with torch.no_grad():
@@ -70,9 +69,19 @@ def kernel_matmul(kernel: Kernel, X1: Tensor, X2: Tensor | None, V: Tensor, *, m
     """
     if method not in ("tiled", "keops"):
         raise ValueError(f"method must be 'tiled' or 'keops', got {method!r}")
+    _require_points(X1)
+    if X2 is not None:
+        _require_points(X2)
+        if X1.shape[1] != X2.shape[1]:
+            raise ValueError(f"X1 has {X1.shape[1]} columns and X2 {X2.shape[1]}; give points of the same inputs")
     own = entries(kernel, X1, X2)
     choose(len(X1), passes=own.passes, obstacle=own.obstacle, method=method)
     return (tiled if method == "tiled" else _keops()).product(own, V)
+
+
+def _require_points(X: Tensor) -> None:
+    if X.ndim != 2:
+        raise ValueError(f"products are with the matrix of points (n, d), got an array of shape {tuple(X.shape)}")
 
 
 class Products(ABC):
@@ -143,6 +152,7 @@ class Stored(Products):
         return tiled.dense(self.entries)
 
     def __call__(self, V: Tensor) -> Tensor:
+        tiled.require_alike(self.entries, V, len(self.X))
         return self.matrix @ V
 
     def rows(self, index: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ def dual_descent(
         for S in shuffled().split(batch):
             ahead = torch.add(X, V, alpha=MOMENTUM)
             gradient = rows(S).to(B) @ ahead + spread[S, None] * ahead[S] - B[S]
-            V.mul_(MOMENTUM).index_add_(0, S, gradient, alpha=-step * n / len(S))
+            # n / len(S) would have the last, shorter batch of an epoch overshoot.
+            V.mul_(MOMENTUM).index_add_(0, S, gradient, alpha=-step * n / batch)
             X.add_(V)
             mean.lerp_(X, share)
         used += 1

@@ -26,7 +26,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kernelfield.core.numerics import NotConverged
+from kernelfield.core.numerics import NotConverged, NotPositiveDefinite
 
 Product = Callable[[Tensor], Tensor]
 
@@ -86,7 +86,8 @@ def conjugate_gradients(
 
     precondition : the product with an approximate inverse, symmetric positive definite as well.
     start : a first X, such as the last answer to nearly the same question. tolerance : of the
-    residual relative to each column. steps : most products. quiet : for callers that go on by other means.
+    residual relative to each column. steps : most products, but for one that measures the residual. quiet : for
+    callers that go on by other means.
 
     Errors: warns NotConverged with the residual reached. Memory: five arrays like B.
 
@@ -227,6 +228,8 @@ def log_determinant(
     neither iterated for nor left to chance. trace : tr A, or tr P^-1 A with a preconditioner
     (`LowRankPlusDiagonal.trace`), where it is known; what of the logarithm goes with it is then exact.
 
+    Errors: NotPositiveDefinite where the quadrature meets a negative eigenvalue.
+
     >>> spread = torch.linspace(1, 2, 100, dtype=torch.float64)
     >>> found = log_determinant(lambda X: spread[:, None] * X, spread, generator=torch.Generator().manual_seed(0))
     >>> abs(found.value - spread.log().sum().item()) < 1e-9  # signs are exact for a diagonal matrix
@@ -249,7 +252,8 @@ def log_determinant(
     diagonal: list[Tensor] = []
     off: list[Tensor] = []
     earlier = torch.full((probes,), math.inf).to(like)
-    check, end = 5, min(steps, n)
+    end = min(steps, n)
+    check = min(5, max(1, end - 1))  # what the last of a few steps changes is seen too
     for step in range(1, end + 1):
         product = apply(vector)
         if off:
@@ -289,6 +293,12 @@ def _quadrature(diagonal: list[Tensor], off: list[Tensor], mean: float | None) -
         T = T + side + side.mT
     values, vectors = torch.linalg.eigh(T)
     weights = vectors[:, 0].square()
+    rounding = torch.finfo(values.dtype).eps ** 0.5
+    if ((values < -rounding * values.amax(-1, keepdim=True)) & (weights > rounding)).any():
+        raise NotPositiveDefinite(
+            f"the matrix has an eigenvalue of about {values.min().item():.2g} and no log-determinant; "
+            "check the inputs and the kernel's hyperparameters, or raise the noise"
+        )
     logs = values.clamp_min(torch.finfo(values.dtype).tiny).log()
     found = (weights * logs).sum(-1)
     if mean is None:

@@ -25,13 +25,14 @@ from kernelfield.linalg.product import KernelProduct
 
 PANEL = 512  # columns of a panel: matrix products are then most of the work, and its double is small
 POWERS = 6  # products that estimate the largest eigenvalue
+MARGIN = 8.0  # shifts by which P may exceed A where that counts: the shift itself and E; 3.7 is the most that was seen
 GROWTH = 4.0  # of the shift where the factor breaks down
 TRIES = 6
 
 
 @dataclass(frozen=True, eq=False)
 class SingleFactor:
-    """P = L L' for lower L (n, n) in float32, whose upper triangle is not read; `least` bounds P^-1 A from below.
+    """P = L L' for lower L (n, n) in float32, whose upper triangle is not read; `least` is below all of P^-1 A.
 
     >>> class Identity:
     ...     diagonal = torch.ones(3, dtype=torch.float64)
@@ -56,8 +57,7 @@ class SingleFactor:
             L = _assembled(product, spread + shift)
             if _factored(L):
                 noise = spread.min().item()
-                # A factor that holds up has rounding below its shift.
-                return cls(L, noise / (noise + 2 * shift))
+                return cls(L, noise / (noise + MARGIN * shift))
             shift *= GROWTH
         raise NotPositiveDefinite(
             f"the kernel matrix has no Cholesky factor in single precision, even with {shift / GROWTH:.2g} added to "
@@ -66,33 +66,33 @@ class SingleFactor:
 
     def solve(self, B: Tensor) -> Tensor:
         """P^-1 B for B (n, k)."""
-        return self.unwhiten(self.whiten(B))
+        return self.unwhiten(self.whiten(B.double())).to(B)
 
     def whiten(self, B: Tensor) -> Tensor:
         """L^-1 B."""
-        X = B.clone()
+        X = B.to(torch.float64, copy=True)
         for start in range(0, len(X), PANEL):
             here, below = slice(start, start + PANEL), slice(start + PANEL, None)
             X[here] = torch.linalg.solve_triangular(self._part(here, here), X[here], upper=False)
             X[below].addmm_(self._part(below, here), X[here], alpha=-1)
-        return X
+        return X.to(B)
 
     def unwhiten(self, B: Tensor) -> Tensor:
         """L^-T B, so that unwhiten(whiten(B)) = solve(B)."""
-        X = B.clone()
+        X = B.to(torch.float64, copy=True)
         for start in reversed(range(0, len(X), PANEL)):
             here, below = slice(start, start + PANEL), slice(start + PANEL, None)
             X[here].addmm_(self._part(below, here).mT, X[below], alpha=-1)
             X[here] = torch.linalg.solve_triangular(self._part(here, here).mT, X[here], upper=True)
-        return X
+        return X.to(B)
 
     def colour(self, z: Tensor) -> Tensor:
         """L z: a draw with covariance P for standard normal z (n, k)."""
-        X = torch.empty_like(z)
+        wide, X = z.double(), torch.empty_like(z)
         for start in range(0, len(z), PANEL):
             here = slice(start, start + PANEL)
-            X[here] = self._part(here, here).tril() @ z[here]
-            X[here].addmm_(self._part(here, slice(0, start)), z[:start])
+            own = self._part(here, here).tril() @ wide[here]
+            X[here] = own.addmm_(self._part(here, slice(0, start)), wide[:start])
         return X
 
     def logdet(self) -> Tensor:

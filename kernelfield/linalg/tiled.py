@@ -118,7 +118,7 @@ def multiply(entries: Entries, V: Tensor) -> Tensor:
 
     Errors: ValueError for a V of other rows or another precision than the entries'.
     """
-    _require_alike(entries, V, entries.shape[1])
+    require_alike(entries, V, entries.shape[1])
     out = V.new_zeros(entries.shape[0], V.shape[1])
     entries, factor = entries.unscaled()
     with torch.no_grad():
@@ -134,7 +134,7 @@ def multiply_transposed(entries: Entries, U: Tensor) -> Tensor:
     """K' U (n2, k) for U (n1, k); no graph."""
     if entries.symmetric:
         return multiply(entries, U)
-    _require_alike(entries, U, entries.shape[0])
+    require_alike(entries, U, entries.shape[0])
     out = U.new_zeros(entries.shape[1], U.shape[1])
     entries, factor = entries.unscaled()
     with torch.no_grad():
@@ -145,8 +145,8 @@ def multiply_transposed(entries: Entries, U: Tensor) -> Tensor:
 
 def slopes(entries: Entries, A: Tensor, B: Tensor) -> list[Tensor]:
     """The slopes of sum(A o (K B)) in the roots, for A (n1, k) and B (n2, k); no graph."""
-    _require_alike(entries, A, entries.shape[0])
-    _require_alike(entries, B, entries.shape[1])
+    require_alike(entries, A, entries.shape[0])
+    require_alike(entries, B, entries.shape[1])
     found = [torch.zeros_like(root) for root in entries.roots]
     # A tile below the diagonal of a symmetric matrix stands for its mirror image too.
     left, right = (torch.cat([A, B], 1), torch.cat([B, A], 1)) if entries.symmetric else (A, B)
@@ -193,7 +193,8 @@ class _Product(torch.autograd.Function):
         return None, by_V, *slopes(ctx.entries, grad, V)
 
 
-def _require_alike(entries: Entries, V: Tensor, n: int) -> None:
+def require_alike(entries: Entries, V: Tensor, n: int) -> None:
+    """Refuse a V of other than n rows, or of another precision than the entries'."""
     like = entries.roots[0]
     if V.ndim != 2 or len(V) != n:
         raise ValueError(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kernelfield.linalg.iterative import signs
 from kernelfield.linalg.preconditioner import LowRankPlusDiagonal
+from kernelfield.linalg.single import SingleFactor
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +40,16 @@ class Probes:
         like: Tensor,
         count: int = 16,
         *,
-        preconditioner: LowRankPlusDiagonal | None = None,
+        preconditioner: LowRankPlusDiagonal | SingleFactor | None = None,
         generator: torch.Generator | None = None,
     ) -> "Probes":
         """Draw `count` probes for vectors like `like` (n,). The same generator state gives the same randomness."""
         z = signs(len(like), count, like, generator)
-        if preconditioner is None:
-            return cls(z, z)
+        return cls(z, z) if preconditioner is None else cls.of(z, preconditioner)
+
+    @classmethod
+    def of(cls, z: Tensor, preconditioner: LowRankPlusDiagonal | SingleFactor) -> "Probes":
+        """The probes of random signs z (n, q)."""
         return cls(preconditioner.colour(z), preconditioner.unwhiten(z))
 
     def pairs(self, solved: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,6 +93,8 @@ def matrix(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
         case ProductKernel():
             return math.prod((matrix(k, x1, x2) for k in kernel.kernels), start=torch.ones(()).to(x1))
         case ScaleKernel():
+            if kernel.active_dims is not None and kernel.base_kernel.active_dims is None:
+                x1, x2 = (x.index_select(-1, kernel.active_dims) for x in (x1, x2))
             return kernel.outputscale[..., None, None] * matrix(kernel.base_kernel, x1, x2)
         case GridKernel():
             parts = zip(kernel.axes, kernel.slices(x1), kernel.slices(x2), strict=True)

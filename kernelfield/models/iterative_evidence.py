@@ -31,6 +31,7 @@ from kernelfield.linalg.iterative import LogDeterminant, Solution, conjugate_gra
 from kernelfield.linalg.preconditioner import LowRankPlusDiagonal, low_rank
 from kernelfield.linalg.product import KernelProduct
 from kernelfield.linalg.single import SingleFactor
+from kernelfield.linalg.traces import Probes
 from kernelfield.models.evidence import Objective, Trend
 from kernelfield.models.grid_evidence import Regression
 from kernelfield.models.slope_search import Evaluation
@@ -179,21 +180,21 @@ class StochasticEvidence:
                 self.product(), spread_of(noise, self.data), known, tolerance=SEARCHING, start=self.last
             )
             self.last = found.X
-            coloured, uncoloured = system.preconditioner.colour(self.w), system.preconditioner.unwhiten(self.w)
-            inverse = system.solution(coloured, tolerance=SEARCHING, start=uncoloured, quiet=True)
-        slope = self._slope(system, found.X, inverse.X, uncoloured, mixing)
+            probes = Probes.of(self.w, system.preconditioner)
+            inverse = system.solution(probes.right, tolerance=SEARCHING, start=probes.partners, quiet=True)
+        slope = self._slope(system, found.X, *probes.pairs(inverse.X), mixing)
         _, tilt = self.form.covariance.log_prior(parameters)
         slope[: len(parameters)] += tilt
         worst = torch.cat([found.residual, inverse.residual]).max().item()
         return Evaluation(-slope / self.Y.numel(), found.iterations + inverse.iterations, worst)
 
-    def _slope(self, system: System, solved: Tensor, inverse: Tensor, uncoloured: Tensor, mixing: Mixing) -> np.ndarray:
-        """The slope of the log evidence, by A^-1 [Y, H], and the two vectors of each trace."""
+    def _slope(self, system: System, solved: Tensor, first: Tensor, second: Tensor, mixing: Mixing) -> np.ndarray:
+        """The slope of the log evidence, by A^-1 [Y, H], and the pairs of vectors of each trace."""
         m = self.Y.shape[1]
         mean = Regression.solved(self.Y, self.H, solved)
         _, slope = mixing.log_expectation(mean.S, self.Y.numel())
-        left = torch.cat([-slope * mean.alpha, -m / (2 * PROBES) * inverse], -1)
-        right = torch.cat([mean.alpha, uncoloured], -1)
+        left = torch.cat([-slope * mean.alpha, -m / 2 * first], -1)
+        right = torch.cat([mean.alpha, second], -1)
         pulled = system.product.pull(left, right)
         raw = self.form.covariance.raw
         found = {id(t): g for t, g in zip(_learned(raw, self.form.covariance.kernel), pulled, strict=True)}

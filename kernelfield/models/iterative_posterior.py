@@ -5,10 +5,10 @@ For covariances k of a point with the data, an approximate solution x of A x = k
     k'A^-1 k = k'x + x'r + r'A^-1 r,    0 <= r'A^-1 r <= r'P^-1 r / c,
 
 for a preconditioner with A - c P positive semidefinite, as it is with c = 1 for F F' + noise of a partial Cholesky
-factor F. So k'x + x'r errs on the safe side, a variance
-that is never too small, by less than a number that is known for each point: it converges twice as fast as x, and
-a point is done once the bound is below the accuracy asked for, relative to its variance, whatever other points it
-is solved with.
+factor F, and for a factor in single precision with a c that leaves room for its rounding (`linalg.single`). So
+k'x + x'r errs on the safe side, a variance that is never too small, by less than a number that is known for each
+point: it converges twice as fast as x, and a point is done once the bound is below the accuracy asked for, relative
+to its variance, whatever other points it is solved with.
 
 Joint draws of many points are made by Matheron's rule (`core.pathwise`) from draws of the prior by random waves of its
 spectrum; of few, and of kernels without a known spectrum, from a factor of their joint matrix, which the same
@@ -87,7 +87,7 @@ def _refined(system: System, K: Tensor, prior: Tensor, accuracy: float) -> tuple
     X = system.preconditioner.solve(K)
     AX = system.multiply(X)
     open_ = torch.arange(K.shape[1], device=K.device)
-    for _ in range(ROUNDS):
+    for done in range(ROUNDS + 1):
         k, x = K[:, open_], X[:, open_]
         R = k - AX[:, open_]
         bound = (R * system.preconditioner.solve(R)).sum(0) / system.least
@@ -96,6 +96,8 @@ def _refined(system: System, K: Tensor, prior: Tensor, accuracy: float) -> tuple
         missed = bound > allowed
         if not missed.any():
             return X, AX
+        if done == ROUNDS:
+            break
         # A residual smaller by a factor makes the bound smaller by its square.
         relative = R.norm(dim=0) / k.norm(dim=0).clamp_min(torch.finfo(K.dtype).tiny)
         tolerance = (SAFETY * relative * (allowed / bound).sqrt())[missed].min().item()
@@ -136,7 +138,7 @@ class Conditioned:
         prior = Lazy(self.prior, self.X).diagonal().reshape(-1)
         value = (prior - solved.diagonal).clamp_min(0) + rounding(prior, solved.K)
         value = value + unsure.square().sum(0) + self.noise
-        return value.reshape(*self.X.shape[:-2], -1).repeat_interleave(self.outputs, -1)
+        return value.reshape(self.X.shape[:-1]).repeat_interleave(self.outputs, -1)
 
     def to_dense(self) -> Tensor:
         """The joint matrix (*b, q * m, q * m), point-major."""

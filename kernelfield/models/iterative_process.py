@@ -70,8 +70,8 @@ class FittedIterativeProcess(Surrogate):
 
     log_evidence in nats, an estimate; log_evidence_error, half of its 95 % interval; noise a variance in squared units
     of Y; mean the regression on the trend; accuracy, the largest error of a variance that is allowed, relative and
-    proved for each point: with `dataclasses.replace(fitted, accuracy=0.01)` predictions of many points are a few times
-    quicker.
+    proved for each point, but for rounding: with `dataclasses.replace(fitted, accuracy=0.01)` predictions of many
+    points are a few times quicker.
     """
 
     kernel: Kernel
@@ -218,6 +218,7 @@ class FittedIterativeProcess(Surrogate):
         end = "which ends the search" if course.converged else "which more steps would gain"
         return [
             first,
-            f"hyperparameters from a sample of the rows, then {course.evaluations} evaluations on all {n}: "
+            f"hyperparameters from a sample of the rows, then {course.evaluations} evaluations on all {n} "
+            f"({course.iterations} products, to relative residuals of {course.residual:.1g} at most): "
             f"{course.gain:.2g} nats of the evidence of all rows are left by the slope, {end}",
         ]

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from kernelfield.models.evidence import NOISE_REACH
 
-# Nodes of a quadrature: polynomials of degree 63 exactly. E log p is that of counts to 1e-12 where v < 25, of labels
-# to 1e-5 where v < 10; of Student-t laws, with poles beside the line, to 1e-5 where v < 4 noise and to 2e-2 at 100 noise.
+# Nodes of a quadrature: polynomials of degree 63 exactly. E log p is right to 1e-12 for counts where v < 25, to 1e-5
+# for labels where v < 10; for Student-t laws, with poles beside the line, to 1e-5 where v < 4 noise, 2e-2 at 100 noise.
 NODES = 32
 LEAST = 1e-12  # variance of f, of which the square root still has a slope
 NU_REACH = (1.0, 100.0)  # bounds of the degrees of freedom

@@ -35,7 +35,7 @@ from kernelfield.models.evidence import NOISE_REACH, Trend, mean_square
 from kernelfield.models.expansion import FittedExpansion, centre_of, climb, guess
 from kernelfield.models.fit import Search
 from kernelfield.models.search import SHARES, check_settings, kernel_for, sample
-from kernelfield.models.streamed import SCALE_REACH, SumsLearner, noise_reach, settle
+from kernelfield.models.streamed import SCALE_REACH, SumsLearner, noise_reach, resettled, settle
 from kernelfield.nets.algebra import Layer
 from kernelfield.nets.dense import Dense
 from kernelfield.nets.rectifiers import Relu
@@ -201,12 +201,15 @@ class RandomFeatureProcess(StreamingModel):
         kernel = kernel_for(self.kernel, data.X, data.Y.var(0, correction=0).mean().clamp_min(1e-12))
         waves = spectral_draws(kernel, self.count // 2, data.X.shape[1], generator=generator).to(data.X)
         noise, few, searches = guess(kernel, self, data, learn_noise=self.learn_noise, generator=generator)
-        basis: Basis = FourierBasis(kernel, waves)
+        # What too few waves leave of the process is noise to them: a search that starts from the noise of the whole
+        # process, far too little, ends at lengthscales that explain nothing.
+        start = resettled(self._fitted(FourierBasis(kernel, waves), noise, trend, centre, rows, searches), self)
         basis, noise, more = climb(
-            basis, few, rows, len(centre), noise, learn=self.learn_noise, move=False, steps=self.steps
+            start.basis, few, rows, len(centre), start.noise, learn=self.learn_noise, move=False, steps=self.steps
         )
-        kernel.requires_grad_(False)
-        return self._fitted(basis, noise, trend, centre, rows, [*searches, *more])
+        if basis.kernel is not None:
+            basis.kernel.requires_grad_(False)
+        return self._fitted(basis, noise, trend, centre, rows, [*start.searches, *more])
 
     def _network(self, rows: Rows, trend: Trend, centre: Tensor, generator: torch.Generator) -> FittedExpansion:
         seed = int(torch.randint(2**31, (1,), generator=generator))

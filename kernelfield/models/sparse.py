@@ -18,13 +18,13 @@ from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import Mixing, Unit
 from kernelfield.core.numerics import cholesky, threads_for
 from kernelfield.core.streaming import StreamingModel
-from kernelfield.models.collapsed import Basis, Rows
+from kernelfield.models.collapsed import Basis, Rows, gather
 from kernelfield.models.covariance import Lazy, matrix
 from kernelfield.models.evidence import Trend
 from kernelfield.models.expansion import FittedExpansion, centre_of, climb, guess
 from kernelfield.models.inducing import by_clusters, by_variance
 from kernelfield.models.search import check_settings, kernel_for
-from kernelfield.models.streamed import SumsLearner
+from kernelfield.models.streamed import SumsLearner, settled_noise
 
 # Variance of the noise of inducing values, in units of the process's: they may nearly coincide. The data may have a
 # noise of 1e-9 in these units, of which the inducing values must not have more.
@@ -121,6 +121,11 @@ class SparseProcess(StreamingModel):
         noise, few, searches = guess(kernel, self, data, learn_noise=self.learn_noise, generator=generator)
         basis: Basis = InducingInputs(kernel, self._chosen(kernel, data, noise, generator))
         with threads_for(len(data.X)):
+            if self.steps and self.learn_noise:
+                with torch.no_grad():
+                    sums = gather(basis, basis.factor(), rows)
+                noise, more = settled_noise(sums, outputs, noise, self.steps)
+                searches += more
             for turn in range(ROUNDS if self.steps else 0):
                 if turn:
                     basis = InducingInputs(kernel, self._chosen(kernel, data, noise, generator))

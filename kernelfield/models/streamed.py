@@ -156,6 +156,18 @@ def resettled(fitted: FittedExpansion, settings: Settings) -> FittedExpansion:
     )
 
 
+def settled_noise(moments: RegressionSums, m: int, noise: float, steps: int) -> tuple[float, list[Search]]:
+    """The noise of the greatest bound of the sums, where a search for the other parameters may begin.
+
+    What the basis leaves of the process is noise to it: from the noise of an exact process, which may be smaller by
+    orders of magnitude, a search leaps to a law of noise alone.
+    """
+    low, high = noise_reach(moments, m)
+    start = (1.0, min(max(noise, low), high))
+    _, noise, searches = settle(moments, m, [start], ((1.0, 1.0), (low, high)), steps)
+    return noise, searches
+
+
 def noise_reach(moments: RegressionSums, m: int) -> tuple[float, float]:
     """The bounds of a noise: shares of the mean square that the trend leaves of the targets."""
     V = moments.V

@@ -6,7 +6,8 @@ steps of Adam on the same ones, at the law just found. A fit begins where an exa
 With Gaussian noise it ends with one more pass, which gathers the sums of the collapsed bound: the law of the
 inducing values is then the best one, and what is fitted is the surrogate of `SparseProcess`.
 
-A step costs O(batch k^2 + k^3) whatever the number of rows, and memory is O(batch k + k^2).
+A step costs O(batch k^2 + k^3) whatever the number of rows, and memory is O(batch k + k^2). Of a stream, steps take
+rows in a random order within blocks of 65,536 alone: files that are sorted should be shuffled first.
 
 Sources: Hensman, Fusi & Lawrence (2013), "Gaussian Processes for Big Data"; Hensman, Matthews & Ghahramani (2015);
 Salimbeni, Eleftheriadis & Hensman (2018), "Natural Gradients in Practice"; Titsias (2009) for the last pass.
@@ -36,7 +37,7 @@ from kernelfield.models.natural_gradient import Coefficients
 from kernelfield.models.search import check_settings, kernel_for
 from kernelfield.models.search import sample as some
 from kernelfield.models.sparse import ENOUGH, InducingInputs
-from kernelfield.models.streamed import noise_reach, settle
+from kernelfield.models.streamed import settled_noise
 from kernelfield.models.variational_learner import Course, Start, VariationalLearner
 
 FIRST = 8192  # rows, of which the law of the inducing values is one when the steps begin
@@ -120,8 +121,7 @@ class VariationalProcess(StreamingModel):
             sums = gather(basis, basis.factor(), Rows.of(few, trend, centre)).times(rows / len(few.X))
         size, outputs = mean_square(few.Y - centre, trend(few.X)), len(centre)
         if free and self.steps:
-            # What the inducing inputs leave is noise to them.
-            _, noise, more = settle(sums, outputs, [(1.0, noise)], ((1.0, 1.0), noise_reach(sums, outputs)), self.steps)
+            noise, more = settled_noise(sums, outputs, noise, self.steps)
             searches += more
             if learned and "noise" in likelihood.learned:
                 likelihood = replace(likelihood, noise=noise)  # type: ignore[call-arg]

@@ -119,11 +119,23 @@ def test_moments_in_parts_are_those_of_the_whole_though_the_mean_is_large() -> N
     for part in np.array_split(values[1:], [10, 11, 3000]):
         total += Spread.of(part)
     exact = (values - 1e9).std(0)  # the rounding of 1e9 is 1e-7
-    np.testing.assert_allclose(total.std, exact, rtol=1e-7)  # (1e-7 / 1e-3)^2, the rounding of the mean; sums of
-    # squares would have the rounding of 1e18, a hundred, against 1e-6
+    # Means are rounded by a few 1e-7, and so are the gaps of 3e-5 between parts of thousands: 1e-5 of the variance
+    # 1e-6 at most. Sums of squares would have the rounding of 1e18, a hundred.
+    np.testing.assert_allclose(total.std, exact, rtol=1e-5)
     np.testing.assert_allclose(total.mean - 1e9, (values - 1e9).mean(0), atol=1e-6)
     assert total.rows == 5000
     assert Spread.of(np.full((9, 1), 0.1)).std[0] == 0
+
+
+def test_files_of_one_name_are_told_apart_and_one_file_by_two_names_is_refused(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"day={number}").mkdir()
+        table(9 * number, 0).to_csv(tmp_path / f"day={number}" / "part.csv", index=False)
+    stream = TableStream.open(tmp_path / "*" / "part.csv")
+    assert list(stream.identity["files"]) == ["day=1/part.csv", "day=2/part.csv"]
+    assert list(TableStream.open(tmp_path / "day=1").identity["files"]) == ["part.csv"]
+    with pytest.raises(ValueError, match="given more than once"):
+        TableStream.open([tmp_path / "day=1" / "part.csv", tmp_path / "day=2" / ".." / "day=1" / "part.csv"])
 
 
 CHANGES = {  # what is done to the second file, and words of the sentence

@@ -14,6 +14,7 @@ from kernelfield.models.neural.ensemble import Ensemble
 from kernelfield.models.neural.network import multilayer
 from kernelfield.models.neural.train import Training
 from kernelfield.models.process import Process
+from kernelfield.models.svgp import VariationalProcess
 
 
 @pytest.fixture
@@ -45,6 +46,15 @@ def test_a_regression_coefficient_of_the_completed_data_is_near_that_of_the_data
     found = martingale_posterior(fitted, slope, X, y, draws=60, steps=60, random_state=0)
     assert found.values.shape == (60,)
     assert abs(found.mean.item() - slope(X, y[:, None])) < 2 * found.std.item()
+
+
+def test_counts_are_refitted_as_counts(line) -> None:
+    X, y = line
+    counts = np.random.default_rng(0).poisson(y / 50)
+    model = VariationalProcess("rbf", "poisson", inducing=3, epochs=1, least_steps=5, restarts=1, steps=3)
+    fitted = FieldRegressor(model, random_state=0).fit(X, counts)
+    found = martingale_posterior(fitted, None, X, counts, at=X[:2], draws=2, steps=2, update="refit", random_state=0)
+    assert (found.values > 0).all()
 
 
 def test_a_model_that_cannot_be_conditioned_is_refitted_or_goes_by_copulas(line) -> None:

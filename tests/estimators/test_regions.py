@@ -68,6 +68,7 @@ class TestEveryMethod:
         np.testing.assert_array_equal(again.fit(X, Y).volume(X[:3]), fitted.volume(X[:3]))
 
 
+@pytest.mark.slow
 def test_a_bent_region_is_a_third_of_a_box_and_of_an_ellipse() -> None:
     X, Y = banana(2000, 0)
     model = DirectionalQuantiles(width=32, training=Training(steps=1500, batch=128, learning_rate=1e-2))

@@ -20,6 +20,7 @@ from kernelfield.estimators.streaming import Arrays, Overview, Progress, fit_bat
 from kernelfield.models.process import Process
 from kernelfield.models.random_features import RandomFeatureProcess
 from kernelfield.models.sparse import SparseProcess
+from kernelfield.models.svgp import VariationalProcess
 
 MODEL = RandomFeatureProcess(count=16, restarts=1, steps=2)
 ROWS = 1000
@@ -99,6 +100,22 @@ def test_the_estimator_is_one_like_others(tmp_path: Path) -> None:
     assert np.sqrt(np.mean((mean - Y[:, 0]) ** 2)) < 0.3
     save(fitted, tmp_path / "m")
     np.testing.assert_array_equal(load(tmp_path / "m").predict(named(X)), mean)
+
+
+class Counts(Rows):
+    def arrays(self) -> Arrays:
+        X, Y = super().arrays()
+        return X, np.random.default_rng(1).poisson(np.exp(Y - 105))
+
+
+def test_counts_are_not_standardised() -> None:
+    model = VariationalProcess("rbf", "poisson", inducing=6, epochs=1, least_steps=10, restarts=1, steps=5)
+    fitted = fit_batches(model, Counts())
+    X, Y = Counts().arrays()
+    mean = fitted.predict(named(X))
+    assert mean.mean() == pytest.approx(Y.mean(), rel=0.1)  # 1000 rows of a few counts each
+    law = fitted.posterior(named(X[:5]))
+    np.testing.assert_array_equal(law.quantile(0.9), law.quantile(0.9).round())
 
 
 def named(X: np.ndarray) -> pd.DataFrame:

@@ -59,6 +59,13 @@ def test_a_step_that_is_too_long_is_shortened():
     assert found.converged
 
 
+def test_a_short_last_batch_does_not_overshoot():
+    X = torch.rand(257, 2)
+    K = torch.exp(-torch.cdist(X, X).square() / 0.02)
+    found = dual_descent(lambda index: K[index], torch.randn(257, 1), 0.5, batch=64, generator=seeded())
+    assert found.converged and found.iterations <= 100
+
+
 def test_a_start_is_used_and_the_generator_decides():
     K, A, B = problem(100)
     exact = torch.linalg.solve(A, B)

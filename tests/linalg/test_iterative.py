@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kernelfield.core.numerics import NotConverged
+from kernelfield.core.numerics import NotConverged, NotPositiveDefinite
 from kernelfield.linalg.iterative import conjugate_gradients, log_determinant, refined, signs
 
 
@@ -164,3 +164,18 @@ def test_a_known_trace_takes_its_share_of_the_error():
     assert 0.3 < torch.tensor(squares).mean().sqrt().item() < 3
     flat = log_determinant(lambda X: 2 * X, A[0], trace=300.0)
     assert flat.value == pytest.approx(150 * torch.tensor(2.0).log().item()) and flat.error < 1e-9
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5, 6])
+def test_a_quadrature_cut_short_counts_what_its_last_step_changed(steps):
+    A, values = system(150, 1e4), []
+    for count in (steps - 1, steps):
+        found = log_determinant(lambda X: A @ X, A[0], steps=count, generator=torch.Generator().manual_seed(0))
+        values.append(found.value)
+    assert found.error >= (1 - 1e-9) * abs(values[1] - values[0])
+
+
+def test_an_indefinite_matrix_has_no_log_determinant():
+    A = system(60, 1e2)
+    with pytest.raises(NotPositiveDefinite, match="an eigenvalue of about -"):
+        log_determinant(lambda X: A @ X - 0.5 * torch.linalg.matrix_norm(A, 2) * X, A[0])

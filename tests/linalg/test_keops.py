@@ -98,6 +98,7 @@ def test_its_absence_names_the_extra() -> None:
     assert "kernelfield[keops]" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_it_is_not_imported_with_the_products() -> None:
     done = run("import sys, kernelfield.linalg.choose, kernelfield.linalg.entries; print('pykeops' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr

@@ -44,6 +44,17 @@ def test_the_matrix_lies_between_the_bound_and_the_factor(noise, kernel):
     assert P.factor.dtype == torch.float32
 
 
+@pytest.mark.parametrize("lengthscale", [3.0, 300.0])
+def test_the_bound_holds_where_all_rows_are_nearly_alike(lengthscale):
+    """The rounding of the factor is then several times its shift."""
+    kernel, X, noise = RBF(), torch.rand(400, 1), 1e-6
+    kernel.lengthscale = lengthscale
+    product = kernel_product(kernel, X)
+    P = SingleFactor.of(product, torch.full((400,), noise))
+    left = P.whiten(P.whiten(product(torch.eye(400)) + noise * torch.eye(400)).mT)
+    assert torch.linalg.eigvalsh((left + left.mT) / 2).min() >= P.least
+
+
 def test_noise_of_each_row_is_its_own():
     product, _, _ = system(n=300)
     spread = 0.01 + torch.rand(300)
@@ -82,3 +93,12 @@ def test_a_matrix_that_is_not_positive_is_refused():
 
     with pytest.raises(NotPositiveDefinite, match="no Cholesky factor in single precision"):
         SingleFactor.of(Negative(), torch.full((20,), 0.1))
+
+
+def test_single_vectors_get_single_answers_of_the_same_factor():
+    product, spread, _ = system()
+    P, B = SingleFactor.of(product, spread), torch.randn(len(spread), 2)
+    for answer in (P.solve, P.whiten, P.unwhiten, P.colour):
+        found = answer(B.float())
+        assert found.dtype == torch.float32
+        assert_close(found.double(), answer(B), rtol=1e-4, atol=1e-5 * answer(B).abs().max().item())

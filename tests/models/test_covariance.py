@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from gpytorch.kernels import PeriodicKernel, RBFKernel, ScaleKernel
 from gpytorch.priors import GammaPrior
 from torch.testing import assert_close
 
 from kernelfield.kernels.learning_curve import LearningCurve
 from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic, dimension_scaled
-from kernelfield.models.covariance import Covariance, Decaying, General, Radial, covariance
+from kernelfield.models.covariance import Covariance, Decaying, General, Radial, covariance, matrix
 
 X = torch.rand(30, 3, generator=torch.Generator().manual_seed(0))
 NAMED = dimension_scaled("matern52", torch.tensor([1.0, 0.3]))
@@ -68,3 +69,15 @@ def test_what_is_held_stays_within_its_bounds() -> None:
     assert low[1] == high[1] == known.start()[1]
     assert ((low <= known.start()) & (known.start() <= high)).all()
     assert known.scattered(1.0, 0.0, torch.Generator().manual_seed(0))[1] == known.start()[1]
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        ScaleKernel(RBFKernel(), active_dims=torch.tensor([0, 2])),
+        ScaleKernel(RBFKernel(active_dims=(1,)) * RBFKernel(), active_dims=torch.tensor([0, 2])),
+        ScaleKernel(ScaleKernel(PeriodicKernel(active_dims=(2,)))),
+    ],
+)
+def test_a_scaled_kernel_sees_the_inputs_that_it_is_given(kernel: ScaleKernel) -> None:
+    assert_close(matrix(kernel, X, X[:5]), kernel(X, X[:5]).to_dense(), rtol=1e-12, atol=0)

@@ -118,3 +118,15 @@ def test_no_warning_where_all_is_well():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         solve(System.low_rank(product, spread, 50, 0), K, prior, 1e-6)
+
+
+def test_the_last_round_is_looked_at_too(monkeypatch):
+    product, spread, K, _, prior = problem()
+    system = System.low_rank(product, spread, 10, 0)
+    rounds, solution = [], System.solution
+    monkeypatch.setattr(System, "solution", lambda self, B, **options: rounds.append(1) or solution(self, B, **options))
+    solve(system, K, prior, 1e-6)
+    monkeypatch.setattr(iterative_posterior, "ROUNDS", len(rounds))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solve(system, K, prior, 1e-6)

@@ -103,6 +103,27 @@ def test_any_kernel_and_a_batch_of_points():
     assert_close(one.covariance[1, 2], other.covariance[1, 2], atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(0, 2), (0, 3, 2), (2, 0, 2)])
+def test_no_points_have_a_law_too(shape):
+    law = fit(held("iterative"), rows(30)).posterior(torch.rand(shape))
+    assert law.mean.shape == law.variance.shape == (*shape[:-1], 1)
+    assert law.covariance.shape == (*shape[:-1], shape[-2])
+
+
+def test_single_precision_says_how_far_it_comes():
+    data = rows(200)
+    single = Data(data.X.float(), data.Y.float())
+    with pytest.warns(NotConverged, match="asked for 1e-08"):
+        ours = fit(held("iterative"), single)
+    theirs = fit(held("cholesky"), data)
+    X = torch.rand(7, 2)
+    one, other = ours.posterior(X.float()), theirs.posterior(X)
+    assert one.mean.dtype == torch.float32
+    assert_close(one.mean.double(), other.mean, atol=1e-3, rtol=1e-3)
+    # Rounding of n terms of the prior's size is on the safe side.
+    assert_close(one.variance.double(), other.variance, atol=4 * 200 * torch.finfo(torch.float32).eps, rtol=1e-3)
+
+
 def test_conditioning_is_refitting_with_the_hyperparameters_held():
     data, more = rows(weighted=True), rows(20)
     ours, theirs = (fitted.condition(more) for fitted in pair(data, mean="linear"))

@@ -104,3 +104,14 @@ def test_few_rows_many_inputs_and_equal_targets_can_be_fitted(n, d, kind):
 def test_a_wrong_choice_is_named_with_its_remedy(model, words, data):
     with pytest.raises(ValueError, match=words):
         fit(model, data)
+
+
+def test_too_few_waves_for_the_process_still_find_what_they_can():
+    """The noise of the process is far too little for 200 waves, and a search from there explains nothing."""
+    generator = torch.Generator().manual_seed(0)
+    X = 2 * torch.rand(1000, 2, generator=generator, dtype=torch.float64) - 1
+    f = torch.sin(9 * X[:, :1] * X[:, 1:]) + (X[:, :1] - 0.3).abs() + torch.cos(15 * X[:, 1:]) / 3
+    y = f + 0.1 * torch.randn(1000, 1, generator=generator, dtype=torch.float64)
+    model = RandomFeatureProcess(count=200, restarts=1, steps=15)
+    fitted = model.fit(Data(X, y), generator=torch.Generator().manual_seed(0))
+    assert (fitted.posterior(X).mean - f).square().mean().sqrt() < 0.15

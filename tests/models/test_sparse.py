@@ -126,3 +126,14 @@ def test_the_same_seed_gives_the_same_numbers(data):
 def test_a_wrong_choice_is_named_with_its_remedy(model, words, data):
     with pytest.raises(ValueError, match=words):
         fit(model, data)
+
+
+def test_a_noise_far_below_what_inducing_inputs_leave_is_no_trap():
+    """Of 512 rows without noise the exact process learns that there is none; 15 inducing inputs leave a tenth."""
+    X = torch.rand(900, 3, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    Y = torch.sin(2 * X[:, :1]) + torch.cos(X @ torch.tensor([[1.0], [-0.5], [0.7]]))
+    kernel = RBF(ard_num_dims=3)  # without a prior, which would hold the lengthscales
+    kernel.lengthscale = 1.0
+    model = SparseProcess(kernel, inducing=15, restarts=1, steps=20)
+    fitted = model.fit(Data(X, Y), generator=torch.Generator().manual_seed(0))
+    assert fitted.noise < 0.1 * Y.var()

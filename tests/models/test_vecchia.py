@@ -156,6 +156,13 @@ def test_close_points_of_a_smooth_process_can_be_drawn_together():
     assert (paths - law.mean).abs().max() < 6 * law.variance.sqrt().max()
 
 
+@pytest.mark.parametrize("shape", [(0, 2), (0, 3, 2), (2, 0, 2)])
+def test_no_points_have_a_law_too(data, shape):
+    law = fit(NearestNeighbourProcess(Matern(), neighbours=6, **HELD), data).posterior(torch.rand(shape))
+    assert law.variance.shape == (*shape[:-1], data.Y.shape[1])
+    assert law.covariance.shape[:-2] == shape[:-2] and not law.covariance.numel()
+
+
 def test_chunks_of_the_joint_covariance_change_nothing(data, monkeypatch):
     fitted, X = fit(NearestNeighbourProcess(Matern(), neighbours=6, **HELD), data), torch.rand(9, 2)
     whole = fitted.posterior(X)

@@ -23,7 +23,9 @@ def trained(members: int = 5) -> Trained:
     )
 
 
-@pytest.mark.parametrize(("backend", "jobs"), [("threading", 2), ("sequential", 1), ("loky", 2)])
+@pytest.mark.parametrize(
+    ("backend", "jobs"), [("threading", 2), ("sequential", 1), pytest.param("loky", 2, marks=pytest.mark.slow)]
+)
 def test_members_do_not_depend_on_who_trains_them(backend: str, jobs: int) -> None:
     alone = trained()
     with joblib.parallel_config(backend, n_jobs=jobs):
