@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Many rows on a laptop
 #
-# Ten thousand noisy readings of a rough field over the plane. An exact process takes minutes and gibibytes; three models
-# that keep to what matters take seconds, and a hundred times as many rows would not change what they are.
+# Ten thousand noisy readings of a rough field over the plane. An exact process takes minutes and gibibytes; three
+# models that keep to what matters take seconds.
 
 # %%
 import sys
@@ -51,9 +51,7 @@ for name, model in models.items():
     error = np.sqrt(np.mean((mean - truth) ** 2))
     covered = np.mean(np.abs(mean + 0.1 * rng.normal(size=len(new)) - truth) < 1.645 * std)
     found[name] = mean
-    print(
-        f"{name:16} error {error:.3f} (noise 0.1), 90% intervals cover {covered:.0%}, {seconds[0]:.1f} + {seconds[1]:.1f} s"
-    )
+    print(f"{name:16} error {error:.3f}, 90% intervals cover {covered:.0%}, {seconds[0]:.1f} + {seconds[1]:.1f} s")
     for note in fitted.notes_:
         print("   ", note)
 
