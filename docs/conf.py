@@ -24,7 +24,8 @@ autodoc_class_signature = "mixed"
 napoleon_google_docstring = False
 autodoc_default_options = {
     "members": True,
-    "exclude-members": "set_fit_request, set_partial_fit_request, set_predict_request, set_score_request",  # made by scikit-learn
+    # Made by scikit-learn.
+    "exclude-members": "set_fit_request, set_partial_fit_request, set_predict_request, set_score_request",
 }
 
 NUMPYDOC = re.compile(r"^(Parameters|Returns|Attributes|Examples)$", re.MULTILINE)
