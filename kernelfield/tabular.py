@@ -59,6 +59,7 @@ class Tabular(ABC):
     rows: int
     seconds: float
     provenance: Provenance
+    constant: tuple[str, ...] = ()  # targets that had one value
 
     @staticmethod
     @abstractmethod
@@ -111,7 +112,8 @@ class Tabular(ABC):
             estimator.fit(encoded.frame, y)
         seconds = time.perf_counter() - start
         warned = dict.fromkeys(str(warning.message) for warning in caught)
-        fitted = cls(estimator, encoding, name, tuple(problem.target), len(y), seconds, provenance)
+        constant = tuple(target for target in problem.target if problem.target[target].nunique() == 1)
+        fitted = cls(estimator, encoding, name, tuple(problem.target), len(y), seconds, provenance, constant)
         return fitted, [*remarks(encoding, encoded), *estimator.notes_, *warned]
 
     def save(self, path: str | Path) -> None:
@@ -181,7 +183,8 @@ def load_table(path: str | Path) -> Tabular:
         record = json.loads(load_extra(path, TABLE))
         _require_format(record.pop("format"), Path(path) / TABLE)
         encoding = Encoding.from_dict(record.pop("encoding"))
-        return kind(estimator, encoding, **{**record, "targets": tuple(record["targets"])})
+        tuples = {"targets": tuple(record["targets"]), "constant": tuple(record.get("constant", ()))}
+        return kind(estimator, encoding, **{**record, **tuples})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{Path(path) / TABLE} is no record of a table ({error}); fit the model again") from error
 
@@ -234,7 +237,8 @@ class TableModel(Tabular):
         seconds = time.perf_counter() - start
         # The scaling of the fit keeps mean and deviation of the training targets, and two rows can have them.
         scaling = self.base.surrogate_.to_model_y
-        moments = torch.stack([scaling.shift - scaling.scale, scaling.shift + scaling.scale]).cpu().numpy()
+        spread = scaling.scale * scaling.scale.new_tensor([name not in self.constant for name in self.targets])
+        moments = torch.stack([scaling.shift - spread, scaling.shift + spread]).cpu().numpy()
         return Report(
             outputs=self.targets,
             evaluation=Evaluation.concatenate(parts),

@@ -20,6 +20,7 @@ SINGLE = {"time-series"}
 def names(entries: Mapping[str, Entry]) -> list[object]:
     """Each name of the zoo; those that take long even of few rows are marked."""
     long = {name for name, one in entries.items() if not one.quick and one.family in (FINITE, LEARNED, SPARSE)}
+    long |= {"mc-dropout", "ensemble", "last-layer", "quantile-network", "tensor", "spectral", "ntk", "erf-nngp"}
     return [pytest.param(name, marks=pytest.mark.slow if name in long else ()) for name in entries]
 
 

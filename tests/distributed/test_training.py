@@ -17,7 +17,7 @@ def agree(answers, alone, tolerance=1e-10):
 
 @pytest.mark.parametrize(
     ("members", "weighted", "world"),
-    [(1, False, 2), (1, True, 4), (3, False, 2)],
+    [pytest.param(1, False, 2, marks=pytest.mark.slow), (1, True, 4), (3, False, 2)],
     ids=["rows of a batch", "weighted rows of uneven parts", "members"],
 )
 def test_networks(members: int, weighted: bool, world: int) -> None:

@@ -226,7 +226,9 @@ class TestBadInput:
             FieldClassifier("laplace").fit(iris[0], iris[1])
 
 
-@pytest.mark.parametrize("labels", [["low", "high"], ["a", "b", "c"], [0, 1]], ids=str)
+@pytest.mark.parametrize(
+    "labels", [["low", "high"], pytest.param(["a", "b", "c"], marks=pytest.mark.slow), [0, 1]], ids=str
+)
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_loaded_classifier_gives_the_same_probabilities(name, labels, tmp_path) -> None:
     X = np.random.default_rng(0).uniform(-2, 2, (30, 3))

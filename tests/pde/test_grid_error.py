@@ -76,7 +76,7 @@ def test_draws_of_the_solution_vary_as_the_variance_says_and_are_reproducible():
     assert_close(solve_on_grid(problem, widths=((0.3, 0.3),)).variance(X), solution.variance(X))
 
 
-@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("direct", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_noise_draws_have_the_covariance_of_the_solution_map_times_its_transpose(direct):
     coefficient = 1.0 if direct else lambda X: 1 + X.prod(1)
     problem = manufactured("p", lambda X: (4 * X[:, 0]).sin(), SQUARE, [Term(coefficient, (2, 0)), LAPLACE[1]])

@@ -11,6 +11,7 @@ from kernelfield.bo.problems.catalogue import problem
 from kernelfield.bo.problems.learning import SHAPES, WEIGHTS, divergence, student, teacher
 
 
+@pytest.mark.slow
 def test_a_student_without_weights_is_as_far_as_the_teachers_entropy_says() -> None:
     one = problem("distillation")
     assert len(one.space.parameters) == WEIGHTS == 3830

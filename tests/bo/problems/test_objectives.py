@@ -16,6 +16,7 @@ def hypervolume(values: np.ndarray, reference: tuple[float, ...]) -> float:
     return FastNondominatedPartitioning(torch.tensor(reference), torch.from_numpy(values)).compute_hypervolume().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objectives", "points"), [(2, 2000), (3, 400)])
 def test_the_front_of_dtlz5_comes_near_its_hypervolume_from_below(objectives: int, points: int) -> None:
     one = problem("dtlz5", dimensions=6, objectives=objectives)
@@ -26,6 +27,7 @@ def test_the_front_of_dtlz5_comes_near_its_hypervolume_from_below(objectives: in
     assert 0 < gap < 20 * np.pi / points  # steps of at most pi / (2 points) under a reference of 10
 
 
+@pytest.mark.slow
 def test_the_front_of_dtlz7_comes_near_its_hypervolume_from_below() -> None:
     one = problem("dtlz7", dimensions=3)
     front = np.array([one({"x0": x, "x1": 0.0, "x2": 0.0}).values for x in np.linspace(0, 1, 2000)])
@@ -33,6 +35,7 @@ def test_the_front_of_dtlz7_comes_near_its_hypervolume_from_below() -> None:
     assert 0 < gap < 15 / 2000
 
 
+@pytest.mark.slow
 def test_no_other_point_of_dtlz_adds_to_the_front() -> None:
     """The best hypervolume is an upper bound with everything else thrown in."""
     one = problem("dtlz5", dimensions=4)
