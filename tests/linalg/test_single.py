@@ -59,6 +59,7 @@ def test_noise_of_each_row_is_its_own():
     product, _, _ = system(n=300)
     spread = 0.01 + torch.rand(300)
     L = SingleFactor.of(product, spread).factor.double().tril()
+    # The factor is in single precision, and the matrix has a shift of some roundings of its size.
     assert_close(L @ L.mT, product(torch.eye(300)) + spread.diag(), atol=1e-3, rtol=1e-3)
     assert_close((L @ L.mT - product(torch.eye(300))).diagonal(), spread, atol=1e-4, rtol=1e-3)
 
