@@ -68,6 +68,15 @@ def rounding(diagonal: Tensor, half: Tensor) -> Tensor:
     return half.shape[-2] * torch.finfo(diagonal.dtype).eps * diagonal
 
 
+def placed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a file in memory of their own.
+
+    A reader may leave them anywhere in its buffer, and some processors' products round by the alignment of what they
+    multiply: a model that was read would answer with other last digits than the one that was written.
+    """
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
 def require_room(n: int, bytes_each: int, device: torch.device, *, what: str) -> None:
     """Refuse arrays of n x n entries of `bytes_each` bytes in all, and say how many rows there is room for.
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kernelfield.core.files import require_writable_folder, write_whole
+from kernelfield.core.numerics import placed
 from kernelfield.core.streaming import Learner
 from kernelfield.core.version import __version__
 from kernelfield.linalg.ranks import ALONE, Ranks
@@ -101,7 +102,7 @@ class Checkpoint:
 
     def _read(self, name: str) -> dict[str, Tensor]:
         try:
-            return load_file(self.folder / name)
+            return placed(load_file(self.folder / name))
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"{self.folder / name} cannot be read ({error}); give an empty folder to begin anew"

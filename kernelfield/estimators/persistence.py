@@ -22,6 +22,7 @@ from safetensors.torch import save as serialized
 from torch import Tensor
 
 from kernelfield.core.files import require_writable_folder
+from kernelfield.core.numerics import placed
 from kernelfield.core.version import __version__
 from kernelfield.estimators.calibrated import Calibrated
 from kernelfield.estimators.calibrated_classifier import CalibratedClassifier
@@ -78,7 +79,7 @@ def load(path: str | Path, *, device: str | None = None) -> Any:
     document = _document(folder)
     _check_file(folder, TENSORS, document["files"])
     try:
-        tensors = load_file(folder / TENSORS)
+        tensors = placed(load_file(folder / TENSORS))
     except SafetensorError as error:
         raise ValueError(f"{folder / TENSORS} cannot be read: {error}; save the model again") from error
     saved_on = document["device"]

@@ -102,11 +102,12 @@ def find_waves(X: Array, Y: Array, most: int, limit: Array, rng: np.random.Gener
     drift = np.column_stack([np.ones(n), X / unit, (X / unit) ** 2])
     basis, residual = drift, _residual(drift, Y)
     slow = Y.var(0).mean() - residual.var(0).mean()
+    rounding = 1e-9 * Y.std(0) + n * np.finfo(float).eps * np.abs(Y).max(0)
     candidates = _candidates(limit, unit, rng)
     found: list[Array] = []
     while len(found) < most and len(candidates) and n > basis.shape[1] + 2:
         size = residual.std(0)
-        if not (size > 1e-9 * Y.std(0)).any():
+        if not (size > rounding).any():
             break
         scaled = residual / np.where(size > 0, size, 1.0)
         power = periodogram(X, scaled, candidates)

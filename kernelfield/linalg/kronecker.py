@@ -324,9 +324,13 @@ def outer(vectors: Sequence[Tensor]) -> Tensor:
 
 
 def _not_negative(values: Tensor, axis: int) -> Tensor:
-    """Eigenvalues with what rounding took below zero put back: less than the jitter a Cholesky factor would need."""
+    """Eigenvalues with what rounding took below zero put back: less than the jitter a Cholesky factor would need.
+
+    In single precision that may be more than any jitter: n eps times the largest.
+    """
     least, mean = values.min().item(), values.mean().item()
-    if not least >= -JITTER[-1] * mean:
+    lost = len(values) * torch.finfo(values.dtype).eps * values.max().item()
+    if not least >= -max(JITTER[-1] * mean, lost):
         raise NotPositiveDefinite(
             f"factor {axis} of the grid is not positive semi-definite: its smallest eigenvalue is {least:.3g} "
             f"where their mean is {mean:.3g}; check the kernel and the points of this axis"

@@ -34,7 +34,7 @@ from gpytorch.kernels import Kernel
 from torch import Tensor
 
 from kernelfield.core.contracts import Data
-from kernelfield.core.numerics import cholesky
+from kernelfield.core.numerics import cholesky, schur
 from kernelfield.core.posterior import LazyMatrix
 from kernelfield.models.evidence import Trend
 
@@ -162,7 +162,7 @@ def bound(moments: RegressionSums, noise: Tensor, groups: Sequence[int], m: int)
     B = torch.eye(len(moments.G)).to(moments.G) + moments.G / noise
     L = cholesky(B)
     half = torch.linalg.solve_triangular(L, moments.C, upper=False) / noise
-    Q = moments.V / noise - half.mT @ half
+    Q = schur(moments.V / noise, half)
     S = Q[:m, :m].trace()
     if Q.shape[0] > m:
         S = S - (Q[:m, m:] * torch.linalg.solve(Q[m:, m:], Q[m:, :m]).mT).sum()

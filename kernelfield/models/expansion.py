@@ -26,7 +26,7 @@ from torch import Tensor
 
 from kernelfield.core.contracts import Data, Surrogate
 from kernelfield.core.mixing import Unit
-from kernelfield.core.numerics import NotConverged, cholesky
+from kernelfield.core.numerics import NotConverged, cholesky, schur
 from kernelfield.core.posterior import Elliptical
 from kernelfield.linalg.dense import Conditional
 from kernelfield.models.collapsed import Basis, RegressionSums, Rows, bound, diagonal_blocks, gather, slopes, whitened
@@ -209,8 +209,8 @@ class _Law:
         B = torch.eye(len(moments.G)).to(moments.G) + moments.G / noise
         factor = cholesky(B)
         C = torch.linalg.solve_triangular(factor, moments.C, upper=False) / noise
-        Q = (moments.V / noise - C.mT @ C)[m:]
-        trend = torch.linalg.cholesky(Q[:, m:])
+        Q = schur(moments.V / noise, C)[m:]
+        trend = cholesky(Q[:, m:])
         b = torch.cholesky_solve(Q[:, :m], trend)
         parts = [] if len(groups) == 1 else [cholesky(part) for part in diagonal_blocks(B, groups)]
         return cls(factor, parts, C[:, :m] - C[:, m:] @ b, C[:, m:], b, trend)

@@ -106,7 +106,7 @@ def score_intervals(evaluation: Evaluation | ClassEvaluation, plan: Resampling =
     (0.75, 0.25, 1.0)
     """
     table = _table(evaluation)
-    return table.named(_intervals(table.columns, table.scores, plan, table.shares))
+    return table.named(intervals(table.columns, table.scores, plan, table.shares))
 
 
 def skill_intervals(
@@ -121,7 +121,7 @@ def skill_intervals(
         least = other.scores(theirs)[..., index]
         return 1 - own.scores(mine)[..., index] / np.where(least > 0, least, np.nan)
 
-    found = _intervals(chain(own.columns, other.columns), skill, plan)
+    found = intervals(chain(own.columns, other.columns), skill, plan)
     return dict(zip([own.names[i] for i in index], found, strict=True))
 
 
@@ -135,7 +135,7 @@ def difference_intervals(
         mine, theirs = np.split(means, 2, axis=-1)
         return own.scores(mine) - rest.scores(theirs)
 
-    return own.named(_intervals(chain(own.columns, rest.columns), gap, plan))
+    return own.named(intervals(chain(own.columns, rest.columns), gap, plan))
 
 
 def bootstrap(
@@ -153,13 +153,13 @@ def bootstrap(
 
     Errors: ValueError if there are fewer than two units to draw, or labels of groups do not fit.
     """
-    return _intervals(np.asarray(columns, dtype=float).T, statistic, plan, shares)
+    return intervals(np.asarray(columns, dtype=float).T, statistic, plan, shares)
 
 
-def _intervals(
-    columns: Iterable[np.ndarray], statistic: Statistic, plan: Resampling, shares: Sequence[int] = ()
+def intervals(
+    columns: Iterable[np.ndarray], statistic: Statistic, plan: Resampling = ROWS, shares: Sequence[int] = ()
 ) -> list[Interval]:
-    """The intervals from columns (n,) that come one by one, so that a million rows are not all kept."""
+    """As `bootstrap`, from columns (n,) that come one by one, so that those of a million rows are not all kept."""
     generator = np.random.default_rng(plan.seed)
     units, means = _Units.of(columns, plan, generator)
     with np.errstate(invalid="ignore", divide="ignore"):  # a score that is infinite has no interval

@@ -13,13 +13,14 @@ Source: Lei et al. (2018), "Distribution-Free Predictive Inference for Regressio
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from kernelfield.core.posterior import Draws
-from kernelfield.uq.bootstrap import Interval, bootstrap
+from kernelfield.uq.bootstrap import Interval, intervals
 from kernelfield.uq.conformal.ranks import rank
 from kernelfield.uq.scores import LEVEL, Evaluation, evaluate
 
@@ -75,9 +76,13 @@ def constant_spread(evaluation: Evaluation, *, seed: int = 0) -> Constant | None
     ranked = [float(np.sort(error[half])[rank(int(half.sum()), LEVEL) - 1]) for half in (~first, first)]
     reach = np.where(first, ranked[0], ranked[1])
     conformal = 2 * reach + 2 / (1 - LEVEL) * np.maximum(error - reach, 0)
-    scores, others = rival.scores(), (rival.crps[:, 0], rival.interval[:, 0], conformal)
-    del rival  # a million rows should need little more than is kept
-    columns = np.stack([evaluation.crps[:, 0], evaluation.interval[:, 0], *others], 1)
-    found = bootstrap(columns, lambda means: 1 - means[..., [0, 1, 1]] / means[..., 2:])
+
+    def columns() -> Iterator[np.ndarray]:  # one by one, as a million rows should need little more than is kept
+        for one in (evaluation, rival):
+            yield one.crps[:, 0]
+            yield one.interval[:, 0]
+        yield conformal
+
+    found = intervals(columns(), lambda means: 1 - means[..., [0, 1, 1]] / means[..., 2:])
     skill = dict(zip(("crps", "interval90", "conformal90"), found, strict=True))
-    return Constant((spread[0], spread[1]), scores, skill)
+    return Constant((spread[0], spread[1]), rival.scores(), skill)

@@ -41,7 +41,7 @@ def ause_interval(found: Sparsified, error: np.ndarray, std: np.ndarray, *, seed
     >>> rng = np.random.default_rng(0)
     >>> std = rng.uniform(0.5, 2, 500)
     >>> error = std * rng.normal(size=500)
-    >>> law = Evaluation(*(x[:, None] for x in (error, 0 * std, std, *(6 * [std]))))
+    >>> law = Evaluation(*(x[:, None] for x in (error, 0 * std, std, *(5 * [std]))))
     >>> curve = sparsified(law)
     >>> one = ause_interval(curve, error, std)
     >>> one.value == curve.ause, bool(one.low < curve.ause < one.high < one.chance)

@@ -186,7 +186,7 @@ def correlation(evaluation: Evaluation) -> Interval:
 def sparsified(evaluation: Evaluation, *, power: int = 2) -> Sparsified:
     """The sparsification curve of the root mean square error (power 2) or the mean absolute error (power 1).
 
-    >>> law = Evaluation(*(np.array([[1.0], [2.0], [3.0], [4.0]]) * c for c in (1, 0, 1, 0, 0, 0, 0, 0, 0)))
+    >>> law = Evaluation(*(np.array([[1.0], [2.0], [3.0], [4.0]]) * c for c in (1, 0, 1, 0, 0, 0, 0, 0)))
     >>> curve = sparsified(law, power=1)  # deviations in the order of the errors
     >>> curve.ause, round(curve.gain, 3), curve.whole
     (0.0, 0.3, 2.5)

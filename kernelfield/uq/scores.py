@@ -66,7 +66,7 @@ def evaluate(law: Posterior, y: Tensor | np.ndarray, *, latent: Posterior | None
         del variance  # a million rows should need little more than is kept
         if latent is not None:
             known["latent"] = _latent(latent, y)
-        found = {name: np.empty(y.shape) for name in ("low", "high", "pit", "nll", "crps", "interval")}
+        found = {name: np.empty(y.shape) for name in ("low", "high", "pit", "nll", "crps")}
         for chosen, part in _pieces(law, len(y)):
             for name, value in _measured(part, y[chosen]).items():
                 found[name][chosen] = value.cpu().numpy()
@@ -94,7 +94,6 @@ def _measured(law: Posterior, y: Tensor) -> dict[str, Tensor]:
         "pit": _level(law, y),
         "nll": -law.log_prob(y),
         "crps": expected_score(law, y),
-        "interval": _winkler(low, high, y, LEVEL),
     }
 
 
@@ -102,11 +101,10 @@ def _measured(law: Posterior, y: Tensor) -> dict[str, Tensor]:
 class Evaluation:
     """What the laws of n points and m outputs said, what came to be, and the scores of each.
 
-    Every array has the shape (n, m); `low`, `high` and `interval` (its score) are of the central
-    90% interval; `latent` is the standard deviation of the function f that y is noise about. What is
-    not known is NaN, and so is a mean of it. Units: those of y, nats for `nll`, none for `pit`.
-    `levels` are those of the quantiles that the laws were given by, between and beyond which nothing was
-    promised; None for laws that were given whole.
+    Every array has the shape (n, m); `low` and `high` are the ends of the central 90% interval; `latent` is
+    the standard deviation of the function f that y is noise about. What is not known is NaN, and so is a mean
+    of it. Units: those of y, nats for `nll`, none for `pit`. `levels` are those of the quantiles that the laws
+    were given by, between and beyond which nothing was promised; None for laws that were given whole.
     """
 
     y: np.ndarray
@@ -117,13 +115,12 @@ class Evaluation:
     pit: np.ndarray
     nll: np.ndarray
     crps: np.ndarray
-    interval: np.ndarray
     latent: np.ndarray = field(default_factory=lambda: np.full((1, 1), np.nan))
     levels: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.latent.shape != self.y.shape:
-            object.__setattr__(self, "latent", np.full(self.y.shape, self.latent.item()))
+            object.__setattr__(self, "latent", np.broadcast_to(self.latent.item(), self.y.shape))
 
     @classmethod
     def concatenate(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
@@ -136,6 +133,11 @@ class Evaluation:
     def arrays(self) -> dict[str, np.ndarray]:
         """All that is known of the points (n, m), by name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "levels"}
+
+    @property
+    def interval(self) -> np.ndarray:
+        """The score (n, m) of the central 90% intervals, in units of y."""
+        return _winkler(self.low, self.high, self.y, LEVEL)
 
     @property
     def losses(self) -> np.ndarray:
@@ -249,8 +251,8 @@ def interval_score(law: Posterior, y: Tensor | np.ndarray, level: float) -> Tens
     return _winkler(*interval(law, level), _observed(law, y), level)
 
 
-def _winkler(low: Tensor, high: Tensor, y: Tensor, level: float) -> Tensor:
-    miss = (low - y).clamp_min(0) + (y - high).clamp_min(0)
+def _winkler(low: Values, high: Values, y: Values, level: float) -> Values:
+    miss = (low - y).clip(0) + (y - high).clip(0)
     return high - low + 2 / (1 - level) * miss
 
 
@@ -267,10 +269,13 @@ def baseline(y_train: np.ndarray, y_test: np.ndarray) -> Evaluation:
     made = evaluate(Draws(train.mean(0).expand(1, *test.shape), torch.ones(1).to(test), variance), test)
     spread, point = varies.cpu().numpy(), {"low": made.mean, "high": made.mean}
     miss = np.abs(made.y - made.mean)
-    point |= {"crps": miss, "interval": 2 / (1 - LEVEL) * miss}
+    point |= {"crps": miss}
     known = made.arrays()
-    for name in (*point, "std", "pit", "nll"):
-        known[name] = np.where(spread, known[name], point.get(name, np.nan))
+    if not spread.all():
+        for name in (*point, "std", "pit", "nll"):
+            known[name] = np.where(spread, known[name], point.get(name, np.nan))
+    for name in ("mean", "std", "low", "high"):  # one row stands for all of them
+        known[name] = np.broadcast_to(known[name][:1].copy(), test.shape)
     return Evaluation(**known, levels=made.levels)
 
 

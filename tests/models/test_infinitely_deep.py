@@ -61,10 +61,10 @@ def test_tangent_kernels_grow_by_the_kernel_of_the_vote_with_each_layer() -> Non
     X, y, _ = overlapping(20, 0)
     fitted = fit(InfinitelyDeepClassifier(), X, y)
     x = math.sqrt(3) * torch.nn.functional.normalize(fitted.lifted(X))
-    before, after = (2.0**depth * gram(network(depth), Points(x), kind="ntk") for depth in (19, 20))
+    before, after = (2.0**depth * gram(network(depth), Points(x), kind="ntk") for depth in (20, 21))
     apart = ~torch.eye(20, dtype=torch.bool)
     weights = fitted.kernel.kernel(x, x)
-    assert_close((after - before)[apart], weights[apart], rtol=0.01, atol=0.01)  # near pairs come to it last
+    assert_close((after - before)[apart], weights[apart], rtol=0.02, atol=0.02)  # near pairs come to it last
 
 
 def test_all_points_vote_for_their_class_wherever_inputs_are() -> None:

@@ -21,10 +21,7 @@ def gaussian(y: np.ndarray, mean: np.ndarray, std: float) -> Evaluation:
     z = (y - mean) / std
     crps = std * (z * (2 * NORMAL.cdf(z) - 1) + 2 * NORMAL.pdf(z) - 1 / np.sqrt(np.pi))
     low, high = mean - Z * std, mean + Z * std
-    miss = np.maximum(low - y, 0) + np.maximum(y - high, 0)
-    return Evaluation(
-        y, mean, np.full_like(y, std), low, high, law.cdf(y), -law.logpdf(y), crps, high - low + 20 * miss
-    )
+    return Evaluation(y, mean, np.full_like(y, std), low, high, law.cdf(y), -law.logpdf(y), crps)
 
 
 def world(sizes: tuple[int, ...] = (40, 39, 39), seed: int = 0) -> dict[str, Contender]:

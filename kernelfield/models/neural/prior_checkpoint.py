@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from kernelfield.core.files import write_whole
+from kernelfield.core.numerics import placed
 from kernelfield.core.posterior import Binned
 from kernelfield.models.neural.set_transformer import Architecture, SetTransformer
 
@@ -125,7 +126,7 @@ class Checkpoint:
         try:
             with safe_open(path, framework="pt") as file:
                 settings = json.loads((file.metadata() or {}).get("settings", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+                tensors = placed({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118, no mapping
         except (SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}; train or copy it again") from error
         return cls._of(settings, tensors, path)

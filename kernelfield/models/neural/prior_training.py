@@ -26,6 +26,7 @@ from safetensors.torch import save as serialized
 from torch import Tensor
 
 from kernelfield.core.files import require_writable, write_whole
+from kernelfield.core.numerics import placed
 from kernelfield.models.neural.bar_distribution import cross_entropy, equal_mass_edges, gaussian_masses
 from kernelfield.models.neural.prior_checkpoint import Checkpoint, Units
 from kernelfield.models.neural.set_transformer import Architecture, SetTransformer
@@ -172,7 +173,7 @@ class _Run:
         try:
             with safe_open(path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {}).get("state", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+                tensors = placed({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118, no mapping
         except (SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no state of a training: {error}; remove it to begin anew") from error
         if facts.get("recipe") != self._name():

@@ -1,7 +1,5 @@
 """The networks that come with the package, held against the exact posterior of their prior."""
 
-import time
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -12,7 +10,6 @@ from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.models.neural.prior_checkpoint import Checkpoint, shipped
 from kernelfield.models.neural.prior_fitted import PriorFitted
 from kernelfield.models.neural.prior_training import recipes
-from kernelfield.models.process import Process
 from tests.laws import obeys_posterior_laws
 
 SIZES = (1, 2, 3, 5, 8, 12, 16, 20)
@@ -150,19 +147,3 @@ def test_a_saved_network_predicts_the_same(tmp_path):
     save(regressor, tmp_path / "model")
     again = load(tmp_path / "model")
     assert (again.predict(data.X.numpy()) == regressor.predict(data.X.numpy())).all()
-
-
-@pytest.mark.slow
-def test_a_thousand_tasks_take_a_hundredth_of_the_time_of_fitting_processes():
-    tasks = recipes()["general"].prior.draw(1000, 20, 20, 2, generator())
-    net = Checkpoint.load("general")
-    net.law(tasks.X[:8], tasks.Y[:8, :, None], tasks.at[:8])
-    start = time.process_time()
-    for part in range(0, 1000, 100):
-        net.law(*(t[part : part + 100] for t in (tasks.X, tasks.Y[..., None], tasks.at)))
-    ours = time.process_time() - start
-    start = time.process_time()
-    for i in range(10):
-        process = Process().fit(Data(tasks.X[i], tasks.Y[i, :, None]), generator=generator())
-        _ = process.posterior(tasks.at[i], noise=True).variance
-    assert 100 * (time.process_time() - start) > 100 * ours
