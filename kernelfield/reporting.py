@@ -20,7 +20,7 @@ from kernelfield.tabular import Provenance, TableModel, Tabular, Tick, silent
 from kernelfield.uq.arrays import law_from
 from kernelfield.uq.class_report import ClassReport
 from kernelfield.uq.classes import ClassEvaluation
-from kernelfield.uq.joint import evaluate_blocks
+from kernelfield.uq.joint import SIZES, evaluate_blocks
 from kernelfield.uq.remedies import class_remedies, remedies
 from kernelfield.uq.report import Report
 from kernelfield.uq.rows import Rows
@@ -91,8 +91,9 @@ def examine(
     assert isinstance(model, TableModel)
     evaluation = replace(result.evaluation, latent=model.latent(held.features))
     mended = remedies(lambda index: model.law(held.features.iloc[index]), evaluation.y)
-    few = held.features.iloc[:TOGETHER]
-    joint = evaluate_blocks(model.law(few), torch.as_tensor(evaluation.y[:TOGETHER]))
+    few = min(TOGETHER, len(evaluation.y))
+    few -= few % SIZES[0] if few >= 2 * SIZES[0] else 0  # whole blocks, that they may be compared
+    joint = evaluate_blocks(model.law(held.features.iloc[:few]), torch.as_tensor(evaluation.y[:few]))
     return replace(result, evaluation=evaluation, rows=rows, others=others, joint=joint, remedies=mended)
 
 

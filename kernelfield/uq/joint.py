@@ -142,7 +142,8 @@ class JointEvaluation:
         found = f"Taken together, values cost {np.mean(self.nll):.3f} nats each, apart {np.mean(self.marginal_nll):.3f}"
         error = float(np.std(gain, ddof=1) / math.sqrt(n)) if n > 1 else math.inf
         if not abs(mean) > CLEAR * error:
-            return f"{found}: no clear gain from predicted correlations in {n:,} blocks."
+            where = "1 block" if n == 1 else f"{n:,} blocks"
+            return f"{found}: no clear gain from predicted correlations in {where}."
         what = "are worth" if mean > 0 else "are wrong and cost"
         sure = f"{abs(mean):.3f} nats a value, {abs(mean) / error:.1f} standard errors"
         return f"{found}: predicted correlations {what} {sure}."
