@@ -24,18 +24,27 @@ from kernelfield.data.streams import BATCH, Spread, TableStream, held_out
 from kernelfield.data.tables import Problem, listed, numeric_target
 from kernelfield.estimators.streaming import EVERY, Arrays, Overview, Watch, fit_batches, unseen
 from kernelfield.models import zoo
+from kernelfield.models.entry import ANY
 from kernelfield.tabular import Provenance, TableModel
 
 SAMPLE = 2**15  # rows that the encoding is learned from: a level of one row in a thousand is missed in e^-32 of cases
 START = 2**12  # rows that a fit starts from
+FEW_ROWS = 3000  # up to which nobody needs an approximation
 IN_MEMORY = 50_000  # rows beyond which a model that can stream does, on tables too
 MOST_TESTED = 20_000  # rows held out of a stream where nobody says how many: scores are then known to a percent
 
-# Rows up to which a model is the first choice, and why. Exact fits grow with the cube of the rows.
+FEW_COLUMNS = 20  # among which near rows tell nearly all that there is to know
+# Rows and columns up to which a model is the first choice, and why. Exact fits grow with the cube of the rows.
 CHOICES = (
-    (3000, "gp", "an exact fit takes seconds"),
-    (IN_MEMORY, "gp-sparse", "an exact fit would take too long"),
-    (10**18, "random-features", "memory and time allow one pass over the rows"),
+    (FEW_ROWS, ANY, "gp", "an exact fit takes seconds"),
+    (
+        200_000,
+        FEW_COLUMNS,
+        "vecchia",
+        "an exact fit would take too long, and of few columns the nearest rows tell most",
+    ),
+    (IN_MEMORY, ANY, "gp-sparse", "an exact fit would take too long"),
+    (ANY, ANY, "random-features", "memory and time allow one pass over the rows"),
 )
 
 
@@ -47,21 +56,31 @@ class Choice:
     reason: str
 
 
-def choose(rows: int, *, classes: bool = False) -> Choice:
-    """What to fit to a table of so many rows where nobody says.
+def choose(rows: int, columns: int, *, classes: bool = False, streamed: bool = False) -> Choice:
+    """What to fit to a table of so many rows and columns where nobody says; `streamed` if it must learn by batches.
 
-    >>> choose(40_000).name
-    'gp-sparse'
+    >>> choose(40_000, 8).name, choose(40_000, 90).name
+    ('vecchia', 'gp-sparse')
     """
     if classes:
         return Choice("gpc", "the model is gpc; --model names another")
-    name, why = next((name, why) for most, name, why in CHOICES if rows <= most)
-    return Choice(name, f"{name} was chosen for {rows:,} rows, as {why}; --model names another")
+    able = (
+        (name, why)
+        for most, widest, name, why in CHOICES
+        if rows <= most and columns <= widest and not (streamed and not _streaming(name))
+    )
+    name, why = next(able, CHOICES[-1][2:])
+    size = f"{rows:,} rows of {columns} column{'s' if columns != 1 else ''}"
+    return Choice(name, f"{name} was chosen for {size}, as {why}; --model names another")
+
+
+def _streaming(name: str) -> bool:
+    return isinstance(zoo.model(name), StreamingModel)
 
 
 def streams(name: str, rows: int) -> bool:
     """Whether a model of the zoo is fitted to so many rows batch by batch, because it is quicker or needs no memory."""
-    return rows > IN_MEMORY and isinstance(zoo.model(name), StreamingModel)
+    return rows > IN_MEMORY and _streaming(name)
 
 
 def share_of(rows: int, most: float) -> float:

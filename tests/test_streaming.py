@@ -81,9 +81,17 @@ def test_what_a_stream_cannot_learn_is_refused(folder: Path) -> None:
 
 
 def test_the_model_that_nobody_names_is_feasible() -> None:
-    assert [choose(n).name for n in (442, 3000, 3001, 40_000)] == ["gp", "gp", "gp-sparse", "gp-sparse"]
-    assert "3,001 rows" in choose(3001).reason
-    far = choose(20_000_000).name
+    assert [choose(n, 8).name for n in (442, 3000, 3001, 200_000)] == ["gp", "gp", "vecchia", "vecchia"]
+    assert [choose(n, 30).name for n in (3000, 3001, 50_000, 50_001)] == [
+        "gp",
+        "gp-sparse",
+        "gp-sparse",
+        "random-features",
+    ]
+    assert [choose(n, 3, streamed=True).name for n in (442, 50_001)] == ["gp-sparse", "random-features"]
+    assert "3,001 rows of 1 column, as" in choose(3001, 1).reason
+    assert choose(10**12, 3).name == "random-features"
+    far = choose(20_000_000, 3).name
     assert streams(far, 20_000_000)
     assert not streams("gp", 20_000_000)
     assert not streams(far, 1000)

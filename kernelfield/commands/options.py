@@ -31,6 +31,14 @@ CheckpointFolder = Annotated[
     Path | None,
     option("--checkpoint", metavar="DIR", text="Keep the fit here each minute; given again, go on from there."),
 ]
+Corrected = Annotated[
+    bool | None,
+    typer.Option(
+        "--calibrate/--no-calibrate",
+        help="Let half of the held-out rows correct the uncertainty, where that helps.",
+        show_default="where an approximation is chosen by rows",
+    ),
+]
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder that `fit` wrote.")]
 Targets = Annotated[list[str], option("--target", metavar="COLUMN", text="What to predict; may be repeated.")]
 Drop = Annotated[list[str] | None, option("--drop", metavar="COLUMN", text="Not to learn from; may be repeated.")]

@@ -7,10 +7,12 @@ from pathlib import Path
 import typer
 from sklearn.datasets import load_diabetes
 
+from kernelfield.calibrating import corrected
 from kernelfield.commands.console import as_json, boundary, check_outputs, err, print_files, require_pages, say
 from kernelfield.commands.options import (
     CheckpointFolder,
     Classify,
+    Corrected,
     DataFile,
     DataFiles,
     DemoFolder,
@@ -35,7 +37,7 @@ from kernelfield.estimators.persistence import require_savable
 from kernelfield.linalg.ranks import here
 from kernelfield.progress import bar, passes, status
 from kernelfield.reporting import examine
-from kernelfield.streaming import choose, fit_stream, share_of, streams
+from kernelfield.streaming import FEW_ROWS, Choice, choose, fit_stream, share_of, streams
 from kernelfield.tabular import Provenance, TableClassifier, TableModel, Tabular, load_table, split
 from kernelfield.uq.class_report import ClassReport
 from kernelfield.uq.record import provenance
@@ -84,6 +86,7 @@ def fit(
     report: ReportFile = None,
     json_file: JsonFile = None,
     checkpoint: CheckpointFolder = None,
+    calibrate: Corrected = None,
 ) -> None:
     """Fit a model to a table and measure it on rows it has not seen."""
     if test is not None and test_size is not None:
@@ -100,12 +103,18 @@ def fit(
         check_outputs([*data, test], [report, json_file], folder=output)
         if report:
             require_pages()
-        asked = Asked(data, target, drop or [], test, test_size, seed, classify)
-        stream = _streamed(asked, model, checkpoint)
-        if stream is None:
-            fitted, held, notes = _fit_table(kind, asked, model)
-        else:
-            fitted, held, notes = _fit_stream(asked, stream, model, checkpoint)
+        if calibrate and (test is not None or test_size == 0):
+            raise ValueError(
+                "--calibrate takes half of the rows held out by --test-size; give it a share, and no --test"
+            )
+        asked = Asked(data, target, drop or [], model, test, test_size, seed, classify, checkpoint, calibrate)
+        stream = _streamed(asked)
+        fitted, held, notes = _fit_table(kind, asked) if stream is None else _fit_stream(asked, stream)
+        if held is not None and asked.corrects(fitted.rows):
+            with status(err, "calibrating"):
+                fitted, held, more = corrected(fitted, held, seed)
+            say(*more)
+            notes = [*notes, *more]
         result = None if held is None else _measure(fitted, held, notes)
         if result is None:
             say("no row was held out, so there are no scores")
@@ -146,10 +155,13 @@ class Asked:
     data: Sequence[Path]
     targets: list[str]
     drop: list[str]
+    model: str | None
     test: Path | None
     test_size: float | None
     seed: int
     classes: bool
+    checkpoint: Path | None
+    calibrate: bool | None
 
     @property
     def share(self) -> float:
@@ -160,23 +172,39 @@ class Asked:
         """Whether the data are one table that is read as a whole, whatever is in it."""
         return len(self.data) == 1 and self.data[0].is_file() and self.data[0].stat().st_size <= SMALL
 
+    def choice(self, rows: int, columns: int) -> Choice:
+        """What to fit to so many rows of columns to learn from."""
+        if self.model is not None:
+            return Choice(self.model, "")
+        return choose(rows, columns, classes=self.classes, streamed=self.checkpoint is not None)
 
-def _streamed(asked: Asked, model: str | None, checkpoint: Path | None) -> TableStream | None:
+    def corrects(self, rows: int) -> bool:
+        """Whether held-out rows correct a fit to so many rows: if nobody says, where it is an approximation."""
+        if self.test is not None:
+            return False
+        rough = self.model is None and not self.classes and rows > FEW_ROWS
+        return rough if self.calibrate is None else self.calibrate
+
+
+def _streamed(asked: Asked) -> TableStream | None:
     """The rows, if they are to be learned from batch by batch."""
-    if asked.classes and checkpoint is not None:
+    kept = asked.checkpoint is not None
+    if asked.classes and kept:
         raise ValueError("a classifier learns from all rows at once and keeps no checkpoint; leave out --checkpoint")
-    if checkpoint is None and (asked.small or asked.classes):
+    if not kept and (asked.small or asked.classes):
         return None
     stream = TableStream.open(asked.data, drop=asked.drop)
-    name = model or choose(stream.rows).name
-    return stream if checkpoint is not None or streams(name, stream.rows) else None
+    name = asked.choice(stream.rows, _width(stream, asked)).name
+    return stream if kept or streams(name, stream.rows) else None
 
 
-def _fit_stream(
-    asked: Asked, stream: TableStream, model: str | None, checkpoint: Path | None
-) -> tuple[Tabular, Problem | None, list[str]]:
+def _width(stream: TableStream, asked: Asked) -> int:
+    return len(set(stream.columns) - set(asked.targets))
+
+
+def _fit_stream(asked: Asked, stream: TableStream) -> tuple[Tabular, Problem | None, list[str]]:
     """A fit to rows that need not be in memory."""
-    name = _named(model, stream.rows)
+    name = _named(asked, stream.rows, _width(stream, asked))
     share = 0.0 if asked.test is not None else asked.test_size
     if share is None:
         share = share_of(stream.rows, TEST_SHARE)
@@ -189,7 +217,7 @@ def _fit_stream(
             asked.targets,
             test_share=share,
             seed=asked.seed,
-            checkpoint=checkpoint,
+            checkpoint=asked.checkpoint,
             watch=lambda at: tell(at.stage, at.rows, at.total, at.loss),
             provenance=made | {"test": tested},
         )
@@ -200,7 +228,7 @@ def _fit_stream(
     return fit.model, held, [*fit.notes, *more]
 
 
-def _fit_table(kind: type[Tabular], asked: Asked, model: str | None) -> tuple[Tabular, Problem | None, list[str]]:
+def _fit_table(kind: type[Tabular], asked: Asked) -> tuple[Tabular, Problem | None, list[str]]:
     """A fit to a table in memory."""
     one = asked.data[0] if len(asked.data) == 1 and asked.data[0].is_file() else None
     if one is not None:
@@ -209,19 +237,18 @@ def _fit_table(kind: type[Tabular], asked: Asked, model: str | None) -> tuple[Ta
         stream = TableStream.open(asked.data, drop=asked.drop)
         problem, notes = _said(separate(stream.frame(), asked.targets, classes=asked.classes), _called(asked.data))
     train, held, more = _parted(asked, problem)
-    name = _named(model, len(train.features), asked.classes)
+    name = _named(asked, *train.features.shape)
     made = provenance(seed=asked.seed, data=one) | ({} if one else {"data": _called(asked.data)})
     tested = f"{asked.share:g} of the rows, at random" if asked.test is None else str(asked.test)
     fitted, found = _fit(kind, train, name, asked.seed, made | {"test": tested})
     return fitted, held, [*notes, *more, *found]
 
 
-def _named(model: str | None, rows: int, classes: bool = False) -> str:
+def _named(asked: Asked, rows: int, columns: int) -> str:
     """The name of what to fit; said where nobody did."""
-    if model is not None:
-        return model
-    choice = choose(rows, classes=classes)
-    say(choice.reason)
+    choice = asked.choice(rows, columns)
+    if asked.model is None:
+        say(choice.reason)
     return choice.name
 
 

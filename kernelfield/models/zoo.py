@@ -144,11 +144,11 @@ _REGRESSORS = (
     ),
     Entry(
         "vecchia",
-        "each row given its nearest ones: for many rows of few inputs with little noise",
+        "each row given its nearest ones: a first choice for many rows of up to twenty inputs",
         NearestNeighbourProcess,
         SPARSE,
         rows=(1000, ANY),
-        inputs=(1, 12),
+        inputs=(1, 20),
     ),
     Entry(
         "svgp",
@@ -205,6 +205,7 @@ CLASSIFIERS: Mapping[str, Entry] = {entry.name: entry for entry in _CLASSIFIERS}
 _FIRST = (
     "gp",
     "time-series",
+    "vecchia",
     "gp-sparse",
     "nngp",
     "warped",
@@ -257,7 +258,7 @@ def suggested(n: int, d: int, *, classes: bool = False) -> list[str]:
     >>> suggested(300, 8)
     ['gp', 'nngp', 'warped', 'ensemble', 'last-layer', 'gp-matern32']
     >>> suggested(100_000, 8)
-    ['gp-sparse', 'random-features', 'ensemble', 'last-layer']
+    ['vecchia', 'gp-sparse', 'random-features', 'ensemble', 'last-layer']
     """
     names, among = (_FIRST_CLASSIFIERS, CLASSIFIERS) if classes else (_FIRST, MODELS)
     able = [name for name in names if among[name].takes(d)]
