@@ -28,9 +28,9 @@ def sizes(result: Report | ClassReport) -> str:
 def print_scores(title: str, results: Sequence[Report | ClassReport]) -> None:
     regression = isinstance(results[0], Report)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)  # within 80 columns
-    table.add_column("model", no_wrap=True)
+    table.add_column("model")
     for heading in (*(REGRESSION if regression else CLASSES).values(), "fit s", "predict s"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         times = (f"{result.seconds[key]:.2f}" if key in result.seconds else "" for key in ("fit", "predict"))
         table.add_row(result.model, *_cells(result.scores()), *times)
