@@ -90,7 +90,8 @@ def in_short(verdicts: Sequence[Verdict]) -> str:
     if not bad:
         good = f"{len(asked)} of {len(asked)} questions have a good answer"
         return f"Nothing speaks against these predictions: {good}.{rest}"
-    return f"Do not rely on these predictions as they are: {bad} of {len(asked)} questions have a bad answer.{rest}"
+    has = "has" if bad == 1 else "have"
+    return f"Do not rely on these predictions as they are: {bad} of {len(asked)} questions {has} a bad answer.{rest}"
 
 
 def facts(report: Any) -> str:

@@ -20,7 +20,7 @@ def test_gains_are_shares_of_the_baseline_and_nats():
     ("grades", "words"),
     [
         ("good good good", "Nothing speaks against these predictions: 3 of 3 questions have a good answer."),
-        ("good bad open", "Do not rely on these predictions as they are: 1 of 2 questions have a bad answer. 1 could"),
+        ("good bad open", "Do not rely on these predictions as they are: 1 of 2 questions has a bad answer. 1 could"),
         ("open open", "Nothing could be judged"),
     ],
 )
