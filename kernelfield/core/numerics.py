@@ -2,8 +2,11 @@
 
 import math
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -66,6 +69,18 @@ def rounding(diagonal: Tensor, half: Tensor) -> Tensor:
     terms; jitter relative to the difference would be too little.
     """
     return half.shape[-2] * torch.finfo(diagonal.dtype).eps * diagonal
+
+
+@cache
+def slow_functions() -> bool:
+    """Whether arc cosines and square roots of arrays come from MKL on a processor that it serves slowly.
+
+    They then take about twice as long as atan2 and 1 / sqrt, which torch vectorises by itself; on Intel's own
+    processors MKL's are the quicker ones.
+    """
+    known = Path("/proc/cpuinfo")
+    maker = known.read_text() if known.exists() else platform.processor()
+    return torch.backends.mkl.is_available() and "GenuineIntel" not in maker
 
 
 def placed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

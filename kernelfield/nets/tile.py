@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kernelfield.core.numerics import slow_functions
 from kernelfield.nets.points import resolved
 from kernelfield.nets.rectifiers import contact
 
@@ -200,8 +201,7 @@ def _apart(task: Task, sides: Sides, desk: Desk, cosine: Tensor) -> Tensor:
         both = sigma = None if numbers is None else numbers.both(three)
         if fold:
             kappa = next(folds)
-            theta = torch.acos(cosine, out=one)
-            sine = torch.addcmul(unit, cosine, cosine, value=-1, out=two).sqrt_()
+            theta, sine = _angle(cosine, one, two)
             if both is None:
                 sigma = torch.add(unit, theta, alpha=-kappa, out=one)
                 cosine.mul_(sigma).add_(sine, alpha=kappa)
@@ -221,6 +221,15 @@ def _apart(task: Task, sides: Sides, desk: Desk, cosine: Tensor) -> Tensor:
         elif sigma is not None:
             N.mul_(sigma)
     return cosine if N is None else N
+
+
+def _angle(cosine: Tensor, theta: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+    """The angles of cosines strictly between -1 and 1, and their sines."""
+    square = torch.addcmul(cosine.new_ones(()), cosine, cosine, value=-1, out=sine)
+    if not slow_functions():
+        return torch.acos(cosine, out=theta), square.sqrt_()
+    sine = square.mul_(torch.rsqrt(square, out=theta))
+    return torch.atan2(sine, cosine, out=theta), sine
 
 
 def _steps(program: tuple[str, ...]) -> Iterator[tuple[bool, str]]:

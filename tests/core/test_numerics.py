@@ -8,10 +8,12 @@ from kernelfield.core.numerics import (
     NotPositiveDefinite,
     cholesky,
     free_memory,
+    placed,
     require_memory,
     require_room,
     rounding,
     schur,
+    slow_functions,
     threads_for,
 )
 
@@ -76,3 +78,22 @@ def test_small_loops_run_on_one_thread_and_leave_the_others_as_they_were(n, expe
         assert (inside, torch.get_num_threads()) == (expected, 2)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("maker", "mkl", "slow"),
+    [("AuthenticAMD", True, True), ("AuthenticAMD", False, False), ("GenuineIntel", True, False)],
+)
+def test_functions_are_slow_where_mkl_serves_others(maker, mkl, slow, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.exists", lambda self: False)
+    monkeypatch.setattr("platform.processor", lambda: f"a processor of {maker}")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    assert slow_functions.__wrapped__() == slow
+
+
+def test_tensors_of_a_file_have_memory_of_their_own():
+    whole = torch.arange(9.0)
+    part = placed({"part": whole[1:]})["part"]
+    assert torch.equal(part, whole[1:])
+    assert part.data_ptr() % 16 == 0
+    assert part.untyped_storage().nbytes() == part.nbytes

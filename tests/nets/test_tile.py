@@ -21,6 +21,11 @@ ARCHS = {
 }
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["arccosines", "arctangents"])
+def functions(request, monkeypatch):
+    monkeypatch.setattr(tile_module, "slow_functions", lambda: request.param)
+
+
 @pytest.mark.parametrize("kind", ["nngp", "ntk"])
 @pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS)
 def test_cosines_say_what_haversines_say(arch, kind, monkeypatch):
