@@ -250,8 +250,8 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def leave_one_out(self) -> tuple[np.ndarray, np.ndarray]:
         """Predict each row of the fit from all others, hyperparameters and scaling held.
 
-        Only of exact processes and converged gradient flow, which have it in closed form; others raise
-        NotImplementedError, as do fits of weighted or repeated rows.
+        Only of exact and nearest-neighbour processes and converged gradient flow, which have it in closed form;
+        others raise NotImplementedError, as do fits of weighted or repeated rows.
 
         Returns
         -------

@@ -51,6 +51,7 @@ from kernelfield.models.fit import LOOSE, Search, minimise
 from kernelfield.models.neighbours import Nearest, Order, earlier, ordered, scales
 from kernelfield.models.search import check_settings, kernel_for
 from kernelfield.models.vecchia_evidence import Conditionals, NeighbourObjective, factored, log_evidence, system
+from kernelfield.models.vecchia_leave_one_out import MeansWithoutEach, sums_without_each
 
 ROUNDS = 2  # of choosing neighbours and learning hyperparameters
 PART = 4096  # rows whose conditionals teach hyperparameters before those of all do
@@ -220,9 +221,7 @@ class FittedNearestNeighbours(Surrogate):
     def posterior(self, X: Tensor, *, noise: bool = False) -> Elliptical:
         batch, flat = X.shape[:-1], X.reshape(-1, X.shape[-1])
         near = self._nearest(flat / self._scales, self._count(len(self.data.X)))
-        size = max(1, CHUNK // near.shape[1] ** 2)
-        parts = [self._local(x, rows) for x, rows in zip(flat.split(size), near.split(size), strict=True)]
-        weights, variance = (torch.cat(part) for part in zip(*parts, strict=True))
+        weights, variance = self._locals(flat, near)
         H = self.trend(flat)
         loc = H @ self.mean.coefficients + torch.einsum("qk,qkm->qm", weights, self._residual[near])
         gap = H - torch.einsum("qk,qkp->qp", weights, self._basis[near])
@@ -235,6 +234,56 @@ class FittedNearestNeighbours(Surrogate):
         errors = Errors(self, X, *(part.unflatten(0, batch) for part in (near, weights, variance)))
         scale = Conditional(errors, terms, self.noise if noise else 0.0, self.outputs)
         return Elliptical(loc.unflatten(0, batch), scale)
+
+    def leave_one_out(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance (n, m) of each y given all other rows.
+
+        Source: `kernelfield.models.vecchia_leave_one_out`.
+        """
+        X, Y, n, means = self.data.X, self.data.Y, len(self.data.X), self._means
+        near = self._nearest(X / self._scales, min(self._count(n) + 1, n))
+        own = near == torch.arange(n, device=X.device)[:, None]
+        own[~own.any(-1), -1] = True  # among more copies of a row than were asked for, it may not be itself
+        near = near[~own].reshape(n, -1)
+        weights, variance = self._locals(X, near)
+        gap = self._basis - torch.einsum("nk,nkp->np", weights, self._basis[near])
+        loc = torch.einsum("nk,nkm->nm", weights, Y[near]) + torch.einsum("np,npm->nm", gap, means.coefficients)
+        unsure = torch.linalg.solve_triangular(means.factor, gap[..., None], upper=False)
+        return loc, (variance + unsure.square().sum((-2, -1)) + self.spread)[:, None].expand_as(loc)
+
+    def without_each(self, X: Tensor) -> Tensor:
+        """Means (q, n, m) at X (q, d) of the n surrogates that each lack one row.
+
+        Source: `kernelfield.models.vecchia_leave_one_out`.
+        """
+        n, m = self.data.Y.shape
+        values, means = torch.cat([self.data.Y, self._basis], -1), self._means
+        near = self._nearest(X / self._scales, min(self._count(n) + 1, n))
+        parts = [X.new_empty(0, n, m)]
+        size = max(1, CHUNK // near.shape[1] ** 2)
+        for x, rows in zip(X.split(size), near.split(size), strict=True):
+            around = self.data.X[rows]
+            A = system(self.kernel, around, self.spread[rows])
+            each = sums_without_each(A, matrix(self.kernel, around, x[:, None]), values[rows])
+            # To lack a row that is not among them is to lean on all but the farthest.
+            whole = each[:, -1:].expand(-1, n, -1).scatter(1, rows[..., None].expand_as(each), each)
+            of_Y, of_H = whole.split([m, values.shape[1] - m], -1)
+            gap = self.trend(x)[:, None] - of_H
+            parts.append(of_Y + torch.einsum("qnp,npm->qnm", gap, means.coefficients))
+        return torch.cat(parts)
+
+    @cached_property
+    def _means(self) -> MeansWithoutEach:
+        n = len(self.data.X)
+        case = Conditionals(self.data, self.trend, self.factor.neighbours, torch.arange(n, device=self.data.X.device))
+        return MeansWithoutEach.of(case, self.kernel, self.noise, self.mean)
+
+    def _locals(self, X: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+        """`_local` of many points, some at a time."""
+        size = max(1, CHUNK // max(1, near.shape[1]) ** 2)
+        parts = [self._local(x, rows) for x, rows in zip(X.split(size), near.split(size), strict=True)]
+        weights, variance = (torch.cat(part) for part in zip(*parts, strict=True))
+        return weights, variance
 
     def _local(self, x: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
         """b (q, k) and the variance (q,) of f at x (q, d) given the rows near (q, k)."""
