@@ -34,7 +34,7 @@ from gpytorch.kernels import Kernel
 from torch import Tensor
 
 from kernelfield.core.contracts import Data
-from kernelfield.core.numerics import cholesky, schur
+from kernelfield.core.numerics import NotPositiveDefinite, cholesky, schur
 from kernelfield.core.posterior import LazyMatrix
 from kernelfield.models.evidence import Trend
 
@@ -165,11 +165,34 @@ def bound(moments: RegressionSums, noise: Tensor, groups: Sequence[int], m: int)
     Q = schur(moments.V / noise, half)
     S = Q[:m, :m].trace()
     if Q.shape[0] > m:
-        S = S - (Q[:m, m:] * torch.linalg.solve(Q[m:, m:], Q[m:, :m]).mT).sum()
+        of_H = determined(Q[m:, m:], moments.V[m:, m:] / noise, B.trace().detach())
+        S = S - (Q[:m, m:] * torch.linalg.solve(of_H, Q[m:, :m]).mT).sum()
     factors = [L] if len(groups) == 1 else [cholesky(part) for part in diagonal_blocks(B, groups)]
     logdet = 2 * sum(f.diagonal().log().sum() for f in factors)
     rest = moments.rows * (2 * math.pi * noise).log() - moments.log_weight + moments.slack / noise
     return -0.5 * (m * (logdet + rest) + S)
+
+
+def determined(Q: Tensor, V: Tensor, largest: Tensor) -> Tensor:
+    """Q = H'A^-1 H (p, p), a difference of which rounding can leave less than there is, or a negative number.
+
+    With eigenvalues of B below `largest`, and so A <= largest s / w, it is no less than V / largest for V = H'w H / s:
+    what lacks of that is added.
+    Errors: NotPositiveDefinite where rounding leaves nothing of the ones that B adds to G / s.
+    """
+    if largest * torch.finfo(Q.dtype).eps > 1:
+        raise NotPositiveDefinite(
+            f"the process has about {largest.item():.1g} times the variance of the noise, and rounding leaves nothing "
+            "of the noise; raise it, lower the kernel's output scale, or use a Process"
+        )
+    with torch.no_grad():
+        half = cholesky(V)
+        white = torch.linalg.solve_triangular(half, Q, upper=False)
+        white = torch.linalg.solve_triangular(half, white.mT, upper=False)
+        values, vectors = torch.linalg.eigh(white)
+        root = half @ vectors
+        added = (root * (1 / largest - values).clamp_min(0)) @ root.mT
+    return Q + added
 
 
 def diagonal_blocks(B: Tensor, groups: Sequence[int]) -> list[Tensor]:

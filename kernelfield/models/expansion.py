@@ -29,7 +29,17 @@ from kernelfield.core.mixing import Unit
 from kernelfield.core.numerics import NotConverged, cholesky, schur
 from kernelfield.core.posterior import Elliptical
 from kernelfield.linalg.dense import Conditional
-from kernelfield.models.collapsed import Basis, RegressionSums, Rows, bound, diagonal_blocks, gather, slopes, whitened
+from kernelfield.models.collapsed import (
+    Basis,
+    RegressionSums,
+    Rows,
+    bound,
+    determined,
+    diagonal_blocks,
+    gather,
+    slopes,
+    whitened,
+)
 from kernelfield.models.covariance import Covariance, covariance, named_values
 from kernelfield.models.evidence import NOISE_REACH, Objective, Trend, mean_square
 from kernelfield.models.fit import LOOSE, Search, minimise
@@ -210,7 +220,7 @@ class _Law:
         factor = cholesky(B)
         C = torch.linalg.solve_triangular(factor, moments.C, upper=False) / noise
         Q = schur(moments.V / noise, C)[m:]
-        trend = cholesky(Q[:, m:])
+        trend = cholesky(determined(Q[:, m:], moments.V[m:, m:] / noise, B.trace()))
         b = torch.cholesky_solve(Q[:, :m], trend)
         parts = [] if len(groups) == 1 else [cholesky(part) for part in diagonal_blocks(B, groups)]
         return cls(factor, parts, C[:, :m] - C[:, m:] @ b, C[:, m:], b, trend)

@@ -6,16 +6,17 @@ import torch
 from torch.testing import assert_close
 
 from kernelfield.core.contracts import Data
+from kernelfield.core.numerics import NotPositiveDefinite
 from kernelfield.kernels.spherical import SphericalKernel
 from kernelfield.kernels.stationary import Matern
 from kernelfield.kernels.universal_features import UniversalFeatures, spectral_draws
 from kernelfield.models import collapsed
-from kernelfield.models.collapsed import RegressionSums, Rows, bound, gather, whitened
+from kernelfield.models.collapsed import RegressionSums, Rows, bound, determined, gather, whitened
 from kernelfield.models.evidence import Trend
 from kernelfield.models.expansion import BoundObjective
 from kernelfield.models.orthogonal import SphericalBasis
 from kernelfield.models.random_features import FourierBasis, UniversalBasis
-from kernelfield.models.sparse import InducingInputs
+from kernelfield.models.sparse import InducingInputs, SparseProcess
 from kernelfield.nets.rectifiers import Relu
 from kernelfield.nets.smooth import Erf
 
@@ -156,3 +157,32 @@ def test_sums_of_two_sets_of_rows_add(data):
         assert_close(getattr(both, name), getattr(whole, name), rtol=1e-12, atol=1e-12)
     assert isinstance(both, RegressionSums)
     assert both.rows == 40
+
+
+def test_what_rounding_takes_from_the_mean_comes_back():
+    """H'A^-1 H of a mean that basis functions say too, by a difference of numbers 10^11 times as large."""
+    half = torch.tensor([[2.0, 0.0], [0.5, 1.0]])
+    below, least = (half @ torch.diag(torch.tensor([0.5, end])) @ half.mT for end in (-1e-12, 1e-11))
+    V = half @ half.mT
+    assert_close(determined(below, V, torch.tensor(1e11)), least, rtol=0, atol=1e-14)
+    well = torch.tensor([[0.3, 0.1], [0.1, 0.2]])
+    assert_close(determined(well, V, torch.tensor(1e11)), well, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_smooth_rows_without_noise_are_told_by_a_process_far_larger_than_they(seed):
+    draws = torch.Generator().manual_seed(seed)
+    rows = torch.randn(2000, 2, generator=draws)
+    wide = Matern(2.5)
+    wide.lengthscale, wide.outputscale = 100.0, 1e5
+    model = SparseProcess(wide, inducing=40, noise=1e-6, steps=0)
+    fitted = model.fit(Data(rows, torch.sin(rows[:, :1])), generator=draws)
+    assert (fitted.posterior(rows).mean - torch.sin(rows[:, :1])).abs().max() < 0.1
+
+
+def test_a_noise_of_which_rounding_leaves_nothing_is_refused():
+    wide = Matern(2.5)
+    wide.outputscale = 1e10
+    model = SparseProcess(wide, inducing=10, noise=1e-9, steps=0)
+    with pytest.raises(NotPositiveDefinite, match="times the variance of the noise, and rounding leaves nothing"):
+        model.fit(Data(X, X[:, :1]), generator=torch.Generator()).posterior(X)
