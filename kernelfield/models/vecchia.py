@@ -22,7 +22,7 @@ It is the exact conditional law where N are all rows. A law whose new points lea
 correlations and would give each point other marginals in other company.
 
 Leaning on noisy observations costs accuracy where the noise outweighs the process: more neighbours, or inducing
-inputs, serve such data better.
+inputs, serve such data better, and `notes` says so.
 
 Sources: Vecchia (1988), "Estimation and Model Identification for Continuous Spatial Processes"; Datta, Banerjee, Finley
 & Gelfand (2016), "Hierarchical Nearest-Neighbor Gaussian Process Models for Large Geostatistical Datasets"; Katzfuss &
@@ -50,6 +50,7 @@ from kernelfield.models.expansion import guess
 from kernelfield.models.fit import LOOSE, Search, minimise
 from kernelfield.models.neighbours import Nearest, Order, earlier, ordered, scales
 from kernelfield.models.search import check_settings, kernel_for
+from kernelfield.models.vecchia_errors import Errors
 from kernelfield.models.vecchia_evidence import Conditionals, NeighbourObjective, factored, log_evidence, system
 from kernelfield.models.vecchia_leave_one_out import MeansWithoutEach, sums_without_each
 
@@ -58,6 +59,9 @@ PART = 4096  # rows whose conditionals teach hyperparameters before those of all
 CHECKED = 512  # rows at which the loss by few neighbours is estimated
 PREDICTING = 3  # neighbours of a new point for each of a row: predictions are made once, evidences often
 LOSS = 0.02  # nats a row, of which a user should know
+ASKED = 64  # rows at which predictions from few and from many neighbours are compared
+FURTHER = 4  # times as many neighbours, which halve an error that is all noise
+FALL = 0.5  # of the mean variance of f, by so many neighbours, of which a user should know
 
 
 @dataclass(eq=False, repr=False)
@@ -231,7 +235,9 @@ class FittedNearestNeighbours(Surrogate):
             trend = unsure.unflatten(-1, batch).movedim(0, -2)
             return trend[..., :0, :], trend
 
-        errors = Errors(self, X, *(part.unflatten(0, batch) for part in (near, weights, variance)))
+        errors = Errors(
+            self.kernel, self.data.X, self.spread, X, *(part.unflatten(0, batch) for part in (near, weights, variance))
+        )
         scale = Conditional(errors, terms, self.noise if noise else 0.0, self.outputs)
         return Elliptical(loc.unflatten(0, batch), scale)
 
@@ -241,10 +247,7 @@ class FittedNearestNeighbours(Surrogate):
         Source: `kernelfield.models.vecchia_leave_one_out`.
         """
         X, Y, n, means = self.data.X, self.data.Y, len(self.data.X), self._means
-        near = self._nearest(X / self._scales, min(self._count(n) + 1, n))
-        own = near == torch.arange(n, device=X.device)[:, None]
-        own[~own.any(-1), -1] = True  # among more copies of a row than were asked for, it may not be itself
-        near = near[~own].reshape(n, -1)
+        near = self._others(torch.arange(n, device=X.device), self._count(n))
         weights, variance = self._locals(X, near)
         gap = self._basis - torch.einsum("nk,nkp->np", weights, self._basis[near])
         loc = torch.einsum("nk,nkm->nm", weights, Y[near]) + torch.einsum("np,npm->nm", gap, means.coefficients)
@@ -271,6 +274,23 @@ class FittedNearestNeighbours(Surrogate):
             gap = self.trend(x)[:, None] - of_H
             parts.append(of_Y + torch.einsum("qnp,npm->qnm", gap, means.coefficients))
         return torch.cat(parts)
+
+    def _others(self, rows: Tensor, count: int) -> Tensor:
+        """The nearest others (t, k) of some rows (t,), k up to `count`."""
+        near = self._nearest(self.data.X[rows] / self._scales, min(count + 1, len(self.data.X)))
+        own = near == rows[:, None]
+        own[~own.any(-1), -1] = True  # among more copies of a row than were asked for, it may not be itself
+        return near[~own].reshape(len(rows), -1)
+
+    @cached_property
+    def gain(self) -> float:
+        """What `FURTHER` times the neighbours would leave of the mean variance of f at rows left out, a share."""
+        n = len(self.data.X)
+        rows = torch.linspace(0, n - 1, min(ASKED, n), device=self.data.X.device).long()
+        near, count = self._others(rows, FURTHER * self._count(n)), self._count(n)
+        with torch.no_grad():
+            few, many = (self._locals(self.data.X[rows], some)[1].mean() for some in (near[:, :count], near))
+        return (many / few).item() if few > 0 else 1.0
 
     @cached_property
     def _means(self) -> MeansWithoutEach:
@@ -343,55 +363,10 @@ class FittedNearestNeighbours(Surrogate):
                 f"twice the {self.neighbours} neighbours would gain {self.loss:.2g} nats a row of the evidence; "
                 "raise neighbours, or use a SparseProcess where many inputs matter"
             )
-        return found
-
-
-@dataclass(frozen=True, eq=False)
-class Errors:
-    """The covariance of the errors of local predictions at X (*b, q, d) with a known mean, formed when asked for.
-
-    near, weights (*b, q, k): the rows that each point leans on, and b; variance (*b, q).
-    """
-
-    fitted: FittedNearestNeighbours
-    X: Tensor
-    near: Tensor
-    weights: Tensor
-    variance: Tensor
-
-    def diagonal(self, *, dim1: int = -2, dim2: int = -1) -> Tensor:
-        return self.variance
-
-    def to_dense(self) -> Tensor:
-        if not self.variance.numel():
-            return self.variance.new_zeros(*self.X.shape[:-1], self.X.shape[-2])
-        if self.X.ndim == 2:
-            return self._joint(self.X, self.near, self.weights, self.variance)
-        parts = zip(*(part.flatten(0, self.X.ndim - 3) for part in self._parts), strict=True)
-        return torch.stack([self._joint(*part) for part in parts]).unflatten(0, self.X.shape[:-2])
-
-    @property
-    def _parts(self) -> tuple[Tensor, ...]:
-        return self.X, self.near, self.weights, self.variance
-
-    def _joint(self, X: Tensor, near: Tensor, weights: Tensor, variance: Tensor) -> Tensor:
-        """The matrix (q, q), of which no more than a few columns of the rows' covariance are held at once."""
-        fitted, q = self.fitted, len(X)
-        rows, place = near.unique(return_inverse=True)
-        points = torch.arange(q, device=X.device)[:, None].expand_as(place)
-        B = torch.sparse_coo_tensor(
-            torch.stack([points.flatten(), place.flatten()]), weights.flatten(), (q, len(rows)), check_invariants=False
-        )
-        known = fitted.data.X[rows]
-        mixed = torch.sparse.mm(B, matrix(fitted.kernel, known, X))
-        joint = matrix(fitted.kernel, X, X) - mixed - mixed.mT
-        for some in torch.arange(len(rows), device=X.device).split(max(1, 8 * CHUNK // len(rows))):
-            K = matrix(fitted.kernel, known, known[some])
-            K = K.index_put((some, some - some[0]), fitted.spread[rows[some]], accumulate=True)
-            inside = (place >= some[0]) & (place <= some[-1])
-            own = X.new_zeros(len(some), q).index_put(
-                (place[inside] - some[0], points[inside]), weights[inside], accumulate=True
+        elif self.gain < FALL:
+            found.append(
+                f"{FURTHER} times the {self._count(len(self.data.X))} neighbours of a prediction would leave "
+                f"{100 * self.gain:.0f}% of the variance of the function, for noise outweighs it: predictions of y "
+                "hardly change, and those of the function do; raise neighbours, or use a SparseProcess"
             )
-            joint = joint + torch.sparse.mm(B, K) @ own
-        joint = 0.5 * (joint + joint.mT)  # rounding of two orders of summation
-        return joint + torch.diag_embed(variance - joint.diagonal())
+        return found

@@ -9,7 +9,7 @@ from kernelfield.estimators.persistence import load, save
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic
 from kernelfield.linalg.dense import Dense
-from kernelfield.models import vecchia
+from kernelfield.models import vecchia, vecchia_errors
 from kernelfield.models.conditioned import system
 from kernelfield.models.process import Process
 from kernelfield.models.vecchia import NearestNeighbourProcess
@@ -167,6 +167,7 @@ def test_chunks_of_the_joint_covariance_change_nothing(data, monkeypatch):
     fitted, X = fit(NearestNeighbourProcess(Matern(), neighbours=6, **HELD), data), torch.rand(9, 2)
     whole = fitted.posterior(X)
     monkeypatch.setattr(vecchia, "CHUNK", 40)
+    monkeypatch.setattr(vecchia_errors, "CHUNK", 40)
     parts = fitted.posterior(X)
     assert_close(parts.mean, whole.mean)
     assert_close(parts.covariance, whole.covariance)
@@ -229,6 +230,19 @@ def test_many_inputs_that_matter_are_noted():
     kernel.lengthscale = 6.0
     fitted = fit(NearestNeighbourProcess(kernel, neighbours=15, **HELD), Data(X, X[:, :1]))
     assert "use a SparseProcess where many inputs matter" in fitted.notes()[-1]
+
+
+def test_noise_that_outweighs_the_function_is_noted():
+    X = torch.rand(900, 2)
+    kernel = RBF()
+    kernel.lengthscale = 1.0
+    settings = {"noise": 20.0, "steps": 0, "neighbours": 20}
+    fitted = fit(NearestNeighbourProcess(kernel, **settings), Data(X, X[:, :1] + 20**0.5 * torch.randn(900, 1)))
+    # A function that hardly varies among its neighbours is known as the mean of four times as many, and by its prior.
+    assert 0.25 < fitted.gain < 0.5
+    assert "4 times the 60 neighbours of a prediction would leave" in fitted.notes()[0]
+    quiet = fit(NearestNeighbourProcess(kernel, noise=0.01, steps=0), Data(X, X[:, :1]))
+    assert quiet.notes() == []
 
 
 def test_held_parameters_stay_where_they_were_put(data):
