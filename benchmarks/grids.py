@@ -241,7 +241,8 @@ def peak(run: Callable, name: str) -> dict:
 
 def partial(name: str, repeats: int) -> dict:
     from kernelfield.linalg.kronecker import Kronecker
-    from kernelfield.linalg.latent import Latent, Uneven
+    from kernelfield.linalg.latent import Latent
+    from kernelfield.linalg.uneven import Uneven
 
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)

@@ -31,9 +31,10 @@ from kernelfield.estimators.variational_records import VARIATIONAL
 from kernelfield.kernels.universal_features import UniversalFeatures
 from kernelfield.linalg.dense import Dense
 from kernelfield.linalg.kronecker import Kronecker
-from kernelfield.linalg.latent import Latent, Uneven
+from kernelfield.linalg.latent import Latent
 from kernelfield.linalg.sparse_factor import SparseFactor
 from kernelfield.linalg.state_space import StateSpace
+from kernelfield.linalg.uneven import Uneven
 from kernelfield.models.axes import Axes, Cells
 from kernelfield.models.collapsed import RegressionSums
 from kernelfield.models.conditioned import FittedProcess

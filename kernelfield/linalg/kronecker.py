@@ -119,14 +119,14 @@ class Kronecker:
     def colour(self, z: Tensor) -> Tensor:
         """L z for z (n, k), which has covariance A where z is standard normal; A = L L'."""
         T = self._grid(z)
-        return self._rows(contract([C.mT for C in self._inverse_rotations()], T * self._over(T).sqrt()))
+        return self._rows(contract([C.mT for C in self.inverse_rotations()], T * self._over(T).sqrt()))
 
     def colour_prior(self, z: Tensor) -> Tensor:
         """A root of scale * K_1 x ... x K_d times z (n, k): the same without the noise."""
         T = self._grid(z)
         root = outer([v.sqrt() for v in self.values]) * math.sqrt(self.scale)
         root = root.reshape(*self.shape, *[1] * (T.ndim - root.ndim))
-        return self._rows(contract([C.mT for C in self._inverse_rotations()], T * root))
+        return self._rows(contract([C.mT for C in self.inverse_rotations()], T * root))
 
     def logdet(self) -> Tensor:
         value = self.spectrum.log().sum()
@@ -189,7 +189,7 @@ class Kronecker:
 
     def rotate(self, B: Tensor) -> Tensor:
         """R^-T B on the grid (m_1, ..., m_d, k) for B (n, k), without the last axis where k = 1."""
-        return contract(self._inverse_rotations(), self._grid(B))
+        return contract(self.inverse_rotations(), self._grid(B))
 
     @property
     def ones(self) -> tuple[Tensor, ...]:
@@ -235,7 +235,7 @@ class Kronecker:
         pairs = zip(self.rotations, noise, strict=True)
         return Pull(factors, by_scale, [(R * (core @ R)).sum(0) for R, core in pairs])
 
-    def _inverse_rotations(self) -> list[Tensor]:
+    def inverse_rotations(self) -> list[Tensor]:
         """R_i^-T."""
         if not isinstance(self.noise, tuple):
             return list(self.rotations)
@@ -307,6 +307,11 @@ def khatri_rao(factors: Sequence[Tensor]) -> Tensor:
     for factor in factors[1:]:
         value = (value[:, None] * factor).reshape(-1, factor.shape[1])
     return value
+
+
+def put(B: Tensor, index: Tensor, n: int) -> Tensor:
+    """B (c, k) in rows `index` of zeros (n, k)."""
+    return B.new_zeros(n, B.shape[1]).index_copy_(0, index, B)
 
 
 def _moment(axis: int, left: Tensor, right: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Grids with missing cells or uneven noise: A = scale * K[o, o] + diag(noise[o]), o the observed cells.
+"""Grids with missing cells: A = scale * K[o, o] + diag(noise[o]), o the observed cells.
 
 The eigenvectors of the full grid no longer diagonalise A, but they still help. With S the full
 grid's matrix (at even or separable noise), o the observed and m the missing cells,
@@ -18,10 +18,8 @@ its advantage as the noise vanishes under a smooth kernel, or where little is ob
     iterative   otherwise: conjugate gradients on the complement system, and on A itself from
                 where that stopped, if it has not reached the tolerance after COMPLEMENT_STEPS
 
-`Uneven` is `observed` up to DENSE cells and `iterative` otherwise: conjugate gradients
-preconditioned by S at the separable noise nearest to the true one in least squares of its
-logarithm (the geometric mean times a factor for each axis). Iterative log-determinants come
-by Lanczos quadrature with a standard error, gradients by probes (see partial).
+Iterative log-determinants come by Lanczos quadrature with a standard error, gradients by probes (see partial).
+Noise that is neither even nor separable is the subject of uneven.
 
 Sources: Lin et al. (2025), Scalable Gaussian processes with latent Kronecker structure, for
 masked products; the complement identity is that of block inverses (Schur).
@@ -37,12 +35,10 @@ from torch import Tensor
 from kernelfield.linalg import cells
 from kernelfield.linalg.dense import Dense
 from kernelfield.linalg.iterative import LogDeterminant, Solution, conjugate_gradients, log_determinant
-from kernelfield.linalg.kronecker import Kronecker, Pull, outer
-from kernelfield.linalg.partial import Method, Partial, combine, put
+from kernelfield.linalg.kronecker import Kronecker, Pull, outer, put
+from kernelfield.linalg.partial import DENSE, Method, Partial, block_of, checked_mask, combine, pull_block, seed_of
 
-DENSE = 3000  # cells up to which a matrix between them is factored: seconds, and 72 MB in double precision
 COMPLEMENT_STEPS = 300  # products before the complement system is given up
-SWEEPS = 30  # of fitting log noise by one vector an axis; one is enough where nothing is missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +70,7 @@ class Latent(Partial):
         tolerance, steps : of iterative solves. probes : of iterative determinants and gradients,
         drawn from the generator, and the same at every call.
         """
-        observed = _mask(observed, kronecker.shape).to(kronecker.spectrum.device)
+        observed = checked_mask(observed, kronecker.shape).to(kronecker.spectrum.device)
         noise = outer(kronecker.noise) if isinstance(kronecker.noise, tuple) else kronecker.noise
         spread = torch.as_tensor(noise).to(kronecker.spectrum).expand(observed.shape)[observed]
         seen, missing = len(spread), observed.numel() - len(spread)
@@ -83,10 +79,14 @@ class Latent(Partial):
         if not missing:
             method = "full"
         elif seen <= min(DENSE, missing):
-            block, method = _dense(kronecker, observed, spread), "observed"
+            block, method = block_of(kronecker, observed, spread), "observed"
         elif missing <= DENSE:
             block, method = Dense.of(cells.inverse_block(kronecker, (~observed).nonzero(as_tuple=True))), "complement"
-        return cls(kronecker, observed, spread, method, block, tolerance, steps, probes, _seed(generator))
+        return cls(kronecker, observed, spread, method, block, tolerance, steps, probes, seed_of(generator))
+
+    @cached_property
+    def near(self) -> None:
+        return None  # the complement system takes fewer operations
 
     @cached_property
     def determinant(self) -> LogDeterminant:
@@ -157,7 +157,7 @@ class Latent(Partial):
             case "full", _:
                 return S.pull(alpha, c=c)
             case "observed", Dense() as block:
-                factors, scale, diagonal = _dense_pull(S, self.observed, alpha, block, c)
+                factors, scale, diagonal = pull_block(S, self.observed, alpha, block, c)
                 if not isinstance(S.noise, tuple):
                     return Pull(factors, scale, diagonal.sum())
                 return Pull(factors, scale, _pull_outer(S.noise, self.observed, diagonal))
@@ -177,141 +177,7 @@ class Latent(Partial):
         S = self.kronecker
         if S.separable:
             return S.assemble(parts[0], parts[1])
-        trace = S.spectrum.reciprocal().sum() + diagonal.sum()
-        return S.assemble(parts[0], c / 2 * padded.square().sum() - m / 2 * trace)
-
-
-@dataclass(frozen=True, eq=False)
-class Uneven(Partial):
-    """A grid with noise of its own in every cell, complete or with missing cells.
-
-    Gradients in the noise are a tensor of the grid's shape. Errors: as `Latent`.
-
-    >>> K = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
-    >>> solver = Uneven.of([K, K], torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64))
-    >>> solver.method, round(solver.logdet().item(), 4)
-    ('observed', 4.6827)
-    """
-
-    @classmethod
-    def of(
-        cls,
-        factors: Sequence[Tensor],
-        noise: Tensor,
-        scale: float = 1.0,
-        observed: Tensor | None = None,
-        *,
-        tolerance: float = 1e-10,
-        steps: int = 3000,
-        probes: int = 16,
-        generator: torch.Generator | None = None,
-    ) -> "Uneven":
-        """Noise (m_1, ..., m_d) in each cell; what it is at missing cells does not matter. See `Latent.of`."""
-        shape = tuple(len(K) for K in factors)
-        noise = noise.to(factors[0])
-        if tuple(noise.shape) != shape:
-            raise ValueError(f"noise must have the shape {shape} of the grid, got {tuple(noise.shape)}")
-        observed = torch.ones_like(noise, dtype=torch.bool) if observed is None else observed
-        observed = _mask(observed, shape).to(noise.device)
-        spread = noise[observed]
-        if not (spread > 0).all():
-            raise ValueError(f"noise must be positive, got {spread.min().item()}")
-        kronecker = Kronecker.of(factors, _nearest_separable(noise, observed), scale)
-        dense = len(spread) <= DENSE
-        block = _dense(kronecker, observed, spread) if dense else None
-        method: Method = "observed" if dense else "iterative"
-        return cls(kronecker, observed, spread, method, block, tolerance, steps, probes, _seed(generator))
-
-    @cached_property
-    def determinant(self) -> LogDeterminant:
-        if self.block is not None:
-            return LogDeterminant(self.block.logdet().item())
-        generator, S = torch.Generator().manual_seed(self.seed), self.kronecker
-        root = self.spread.sqrt()[:, None]
-        if len(self.absent):
-            known = self.spread.log().sum()
-
-            def apply(B: Tensor) -> Tensor:
-                return self.multiply(B / root) / root
-        else:
-            known = S.logdet()
-
-            def apply(B: Tensor) -> Tensor:
-                return S.whiten(self.multiply(S.unwhiten(B)))
-
-        found = log_determinant(apply, self.spread, probes=self.probes, generator=generator)
-        return replace(found, value=found.value + known.item())
-
-    def _exact(self, B: Tensor) -> Tensor | None:
-        return None if self.block is None else self.block.solve(B)
-
-    def _iterate(self, B: Tensor, start: Tensor | None) -> Solution:
-        def precondition(R: Tensor) -> Tensor:
-            return self.take(self.kronecker.solve(self.pad(R)))
-
-        return conjugate_gradients(
-            self.multiply, B, precondition=precondition, start=start, tolerance=self.tolerance, steps=self.steps
-        )
-
-    def _exact_pull(self, alpha: Tensor, c: float) -> Pull | None:
-        if self.block is None:
-            return None
-        factors, scale, diagonal = _dense_pull(self.kronecker, self.observed, alpha, self.block, c)
-        return Pull(factors, scale, self.pad(diagonal[:, None]).reshape(self.observed.shape))
-
-    @property
-    def _separable(self) -> bool:
-        return False  # the separable part is a fit, and nobody's parameter
-
-    def _finish(self, parts: list[list[Tensor]], padded: Tensor, diagonal: Tensor, c: float, m: int) -> Pull:
-        inverse = self.kronecker.inverse_diagonal() + diagonal
-        by_cell = (c / 2 * padded.square().sum(1) - m / 2 * inverse).reshape(self.observed.shape)
-        made = self.kronecker.assemble(parts[0], by_cell.sum())
-        return made._replace(noise=by_cell * self.observed)
-
-
-def _seed(generator: torch.Generator | None) -> int:
-    return 0 if generator is None else int(torch.randint(2**62, (), generator=generator, device=generator.device))
-
-
-def _mask(observed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if observed.dtype != torch.bool or tuple(observed.shape) != shape:
-        raise ValueError(f"observed must be a mask of shape {shape}, got {observed.dtype} of {tuple(observed.shape)}")
-    if not observed.any():
-        raise ValueError(f"all {observed.numel()} cells of the grid are missing; nothing can be learnt from them")
-    return observed
-
-
-def _nearest_separable(noise: Tensor, observed: Tensor) -> list[Tensor]:
-    """Vectors (m_i,) whose outer product is nearest to noise in its logarithm, at the observed cells."""
-    count = observed.to(noise)
-    left = torch.where(observed, noise, 1.0).log()
-    fitted = [noise.new_zeros(m) for m in noise.shape]
-    for _ in range(SWEEPS):
-        for axis, part in enumerate(fitted):
-            others = [i for i in range(noise.ndim) if i != axis]
-            number = count.sum(others) if others else count
-            mean = (left.sum(others) if others else left) / number.clamp_min(1)
-            part += mean
-            left = left - mean.reshape([-1 if i == axis else 1 for i in range(noise.ndim)]) * count
-    return [part.exp() for part in fitted]
-
-
-def _dense(kronecker: Kronecker, observed: Tensor, spread: Tensor) -> Dense:
-    A = cells.covariance(kronecker.factors, observed.nonzero(as_tuple=True)).mul_(kronecker.scale)
-    A.diagonal().add_(spread)
-    return Dense.of(A)
-
-
-def _dense_pull(
-    kronecker: Kronecker, observed: Tensor, alpha: Tensor, block: Dense, c: float
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The gradient in the factors and the scale, and the diagonal (n_o,) of G."""
-    inverse = torch.cholesky_inverse(block.factor)
-    G = inverse.addmm_(alpha, alpha.mT, beta=-alpha.shape[1] / 2, alpha=c / 2)
-    pulled = cells.pull_covariance(kronecker.factors, observed.nonzero(as_tuple=True), G)
-    by_scale = (pulled[0] * kronecker.factors[0]).sum()
-    return [kronecker.scale * K for K in pulled], by_scale, G.diagonal()
+        return S.assemble(parts[0], c / 2 * padded.square().sum() - m / 2 * diagonal.sum())
 
 
 def _pull_outer(noise: Sequence[Tensor], observed: Tensor, diagonal: Tensor) -> list[Tensor]:

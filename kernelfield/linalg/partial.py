@@ -1,12 +1,13 @@
-"""What grids with missing cells and with uneven noise have in common; see latent.
+"""What grids with missing cells and with uneven noise have in common; see latent and uneven.
 
 Both are systems A = scale * K[o, o] + diag(noise[o]) at the observed cells o of a grid, next to the
 system S of a full grid. A method is exact where it factors a matrix, and iterative otherwise; then
 gradients come from random signs z on the whole grid,
 
-    E z (A~^-1 z - S^-1 z)' = A~^-1 - S^-1,    A~^-1 = A^-1 padded with zeros,
+    E z (A~^-1 z - N z)' = A~^-1 - N,    A~^-1 = A^-1 padded with zeros,
 
-which leaves to chance only what S, known exactly, has not explained.
+which leaves to chance only what N, known exactly, has not explained. N is S^-1, or padded P^-1 where P, of
+the leading eigenvectors of S (see leading), is near to A.
 """
 
 from abc import ABC, abstractmethod
@@ -18,9 +19,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kernelfield.linalg import cells
 from kernelfield.linalg.dense import Dense
-from kernelfield.linalg.iterative import LogDeterminant, Solution, signs
-from kernelfield.linalg.kronecker import BLOCK, Kronecker, Pull, contract, khatri_rao
+from kernelfield.linalg.iterative import (
+    LogDeterminant,
+    Solution,
+    signs,
+)
+from kernelfield.linalg.kronecker import BLOCK, Kronecker, Pull, contract, khatri_rao, put
+from kernelfield.linalg.leading import moments_of_inverse
+from kernelfield.linalg.preconditioner import LowRankPlusDiagonal
+
+DENSE = 3000  # cells up to which a matrix between them is factored: seconds, and 72 MB in double precision
 
 Method = Literal["full", "observed", "complement", "iterative"]
 
@@ -69,6 +79,11 @@ class Partial(ABC):
     def solve(self, B: Tensor) -> Tensor:
         return self.solution(B).X
 
+    @cached_property
+    @abstractmethod
+    def near(self) -> LowRankPlusDiagonal | None:
+        """P, where the method is iterative and quicker for it."""
+
     def solution(self, B: Tensor, start: Tensor | None = None) -> Solution:
         """`solve` with its residual and iterations; start (n_o, k), an answer to nearly the same question."""
         X = self._exact(B)
@@ -107,25 +122,47 @@ class Partial(ABC):
         S, m, n = self.kronecker, alpha.shape[1], self.observed.numel()
         padded = self.pad(alpha)
         rotated = S.rotate(padded)
-        kinds = [(True, S.values), (False, S.ones)] if self._separable else [(True, S.values)]
-        known = [_fixed(S, S.moments(rotated, rotated, weighted=w), values, c, m) for w, values in kinds]
+        kinds = [True, False] if self._separable else [True]  # whether moments are weighted
+        known = []
+        for weighted in kinds:
+            pairs = zip(S.moments(rotated, rotated, weighted=weighted), self._moments_nearby(weighted), strict=True)
+            known.append([c / 2 * own - m / 2 * near for own, near in pairs])
+        diagonal = self._diagonal_nearby()
         generator = torch.Generator().manual_seed(self.seed)
         pulls = []
         for start in range(0, self.probes, group := max(1, BLOCK // n)):
             z = signs(n, min(group, self.probes - start), alpha, generator)
-            left = self.pad(self.solve(self.take(z))) - S.solve(z)
+            left = self.pad(self.solve(self.take(z))) - self._solve_nearby(z)
             for one, other in zip(z.mT, left.mT, strict=True):
                 a, b = S.rotate(one[:, None]), S.rotate(other[:, None])
                 parts = []
-                for bases, (weighted, _) in zip(known, kinds, strict=True):
+                for bases, weighted in zip(known, kinds, strict=True):
                     moments = S.moments(a, b, weighted=weighted)
                     parts.append([base - m / 4 * (M + M.mT) for base, M in zip(bases, moments, strict=True)])
-                pulls.append(self._finish(parts, padded, one * other, c, m))
+                pulls.append(self._finish(parts, padded, diagonal + one * other, c, m))
         return pulls
 
     @abstractmethod
     def _finish(self, parts: list[list[Tensor]], padded: Tensor, diagonal: Tensor, c: float, m: int) -> Pull:
-        """A gradient from its moments, weighted and plain, and the diagonal (n,) of A~^-1 - S^-1."""
+        """A gradient from its moments, weighted and plain, and the diagonal (n,) of A~^-1."""
+
+    def _solve_nearby(self, z: Tensor) -> Tensor:
+        """N z (n, k)."""
+        return self.kronecker.solve(z) if self.near is None else self.pad(self.near.solve(self.take(z)))
+
+    def _diagonal_nearby(self) -> Tensor:
+        """The diagonal (n,) of N."""
+        if self.near is None:
+            return self.kronecker.inverse_diagonal()
+        return self.pad(self.near.inverse_diagonal[:, None])[:, 0]
+
+    def _moments_nearby(self, weighted: bool) -> list[Tensor]:
+        """The moments (m_i, m_i) of N on each axis; see `Kronecker.moments`."""
+        S = self.kronecker
+        if self.near is not None:
+            return moments_of_inverse(S, self.near, self.present)
+        inverse, weights = S.spectrum.reciprocal(), S.values if weighted else S.ones
+        return [S.trace(axis, inverse, weights).diag() for axis in range(len(S.shape))]
 
     @abstractmethod
     def _exact(self, B: Tensor) -> Tensor | None:
@@ -145,19 +182,6 @@ class Partial(ABC):
         """Whether the gradient is asked in vectors of noise along the axes."""
 
 
-def put(B: Tensor, index: Tensor, n: int) -> Tensor:
-    """B (c, k) in rows `index` of zeros (n, k)."""
-    return B.new_zeros(n, B.shape[1]).index_copy_(0, index, B)
-
-
-def _fixed(S: Kronecker, moments: list[Tensor], values: Sequence[Tensor], c: float, m: int) -> list[Tensor]:
-    """What of the gradient's moments is known exactly, on each axis."""
-    inverse = S.spectrum.reciprocal()
-    for axis, moment in enumerate(moments):
-        moment.mul_(c / 2).diagonal().sub_(S.trace(axis, inverse, values), alpha=m / 2)
-    return moments
-
-
 def combine(pulls: Sequence[Pull], weights: Sequence[float]) -> Pull:
     """The weighted sum of gradients."""
 
@@ -171,3 +195,32 @@ def combine(pulls: Sequence[Pull], weights: Sequence[float]) -> Pull:
     else:
         noise = [total(parts) for parts in zip(*noises, strict=True)]
     return Pull(factors, total([pull.scale for pull in pulls]), noise)
+
+
+def seed_of(generator: torch.Generator | None) -> int:
+    return 0 if generator is None else int(torch.randint(2**62, (), generator=generator, device=generator.device))
+
+
+def checked_mask(observed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if observed.dtype != torch.bool or tuple(observed.shape) != shape:
+        raise ValueError(f"observed must be a mask of shape {shape}, got {observed.dtype} of {tuple(observed.shape)}")
+    if not observed.any():
+        raise ValueError(f"all {observed.numel()} cells of the grid are missing; nothing can be learnt from them")
+    return observed
+
+
+def block_of(kronecker: Kronecker, observed: Tensor, spread: Tensor) -> Dense:
+    A = cells.covariance(kronecker.factors, observed.nonzero(as_tuple=True)).mul_(kronecker.scale)
+    A.diagonal().add_(spread)
+    return Dense.of(A)
+
+
+def pull_block(
+    kronecker: Kronecker, observed: Tensor, alpha: Tensor, block: Dense, c: float
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The gradient in the factors and the scale, and the diagonal (n_o,) of G."""
+    inverse = torch.cholesky_inverse(block.factor)
+    G = inverse.addmm_(alpha, alpha.mT, beta=-alpha.shape[1] / 2, alpha=c / 2)
+    pulled = cells.pull_covariance(kronecker.factors, observed.nonzero(as_tuple=True), G)
+    by_scale = (pulled[0] * kronecker.factors[0]).sum()
+    return [kronecker.scale * K for K in pulled], by_scale, G.diagonal()

@@ -17,7 +17,7 @@ the Woodbury identity in orthogonal form; it is accurate as F is graded, its col
 preconditioner ends conjugate gradients, so all of this is in double precision, whatever the vectors are.
 
 Grids have a better preconditioner, the Kronecker product itself at separable noise: `kronecker.Kronecker`,
-which answers the same questions (`iterative.Preconditioner`) and is put to that use by `latent.Uneven`.
+which answers the same questions (`iterative.Preconditioner`), or its leading eigenvectors: `leading`.
 
 Sources: Chen, Epperly, Tropp & Webber (2025), Randomly pivoted Cholesky; Epperly, Tropp & Webber (2024), Embrace
 rejection: kernel matrix approximation by accelerated randomly pivoted Cholesky; Harbrecht, Peters & Schneider
@@ -247,8 +247,8 @@ class LowRankPlusDiagonal:
     noise: Tensor | float
 
     def __post_init__(self) -> None:
-        if not self._spread.min() > 0:
-            raise ValueError(f"noise must be positive for a preconditioner, got {self._spread.min().item():g}")
+        if not self.spread.min() > 0:
+            raise ValueError(f"noise must be positive for a preconditioner, got {self.spread.min().item():g}")
 
     def solve(self, B: Tensor) -> Tensor:
         """P^-1 B."""
@@ -272,7 +272,7 @@ class LowRankPlusDiagonal:
     def multiply(self, B: Tensor) -> Tensor:
         """P B."""
         F, Z = self.F.double(), B.double()
-        return (F @ (F.mT @ Z) + self._spread[:, None] * Z).to(B)
+        return (F @ (F.mT @ Z) + self.spread[:, None] * Z).to(B)
 
     def trace(self, apply: Callable[[Tensor], Tensor], diagonal: Tensor) -> float:
         """tr P^-1 A for A known by its products and its diagonal (n,): r columns of products.
@@ -280,7 +280,7 @@ class LowRankPlusDiagonal:
         With it, `iterative.log_determinant` has a fraction of its error.
         """
         Y, L = self._parts
-        total = (diagonal.double() / self._spread).sum()
+        total = (diagonal.double() / self.spread).sum()
         for columns in torch.eye(len(L)).to(L).split(BLOCK, 1):
             W = Y @ torch.linalg.solve_triangular(L.mT, columns, upper=True) / self._root
             total -= (W * apply(W.to(diagonal)).double()).sum()
@@ -288,12 +288,23 @@ class LowRankPlusDiagonal:
 
     def logdet(self) -> Tensor:
         """log det P, in nats."""
-        return self._spread.log().sum() + 2 * self._parts[1].diagonal().log().sum()
+        return self.spread.log().sum() + 2 * self._parts[1].diagonal().log().sum()
 
     @property
     def diagonal(self) -> Tensor:
         """The diagonal (n,) of P."""
-        return self.F.double().square().sum(1) + self._spread
+        return self.F.double().square().sum(1) + self.spread
+
+    @property
+    def inverse_diagonal(self) -> Tensor:
+        """The diagonal (n,) of P^-1."""
+        return 1 / self.spread - self.columns.square().sum(1)
+
+    @property
+    def columns(self) -> Tensor:
+        """W (n, r) with P^-1 = D^-1 - W W'."""
+        Y, L = self._parts
+        return torch.linalg.solve_triangular(L, Y.mT, upper=False).mT / self._root
 
     def _along(self, Z: Tensor, weights: Tensor) -> Tensor:
         """Z + Q V diag(weights) V' Q' Z."""
@@ -303,12 +314,13 @@ class LowRankPlusDiagonal:
         return Z + Y @ torch.linalg.solve_triangular(L.mT, V @ (weights[:, None] * inner), upper=True)
 
     @cached_property
-    def _spread(self) -> Tensor:
+    def spread(self) -> Tensor:
+        """The noise (n,)."""
         return torch.as_tensor(self.noise, dtype=torch.float64, device=self.F.device).expand(len(self.F))
 
     @cached_property
     def _root(self) -> Tensor:
-        return self._spread.sqrt()[:, None]
+        return self.spread.sqrt()[:, None]
 
     @cached_property
     def _parts(self) -> tuple[Tensor, Tensor]:

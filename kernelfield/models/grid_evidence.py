@@ -21,7 +21,8 @@ from torch import Tensor
 from kernelfield.core.mixing import Mixing
 from kernelfield.kernels.grid import GridKernel
 from kernelfield.linalg.kronecker import Kronecker
-from kernelfield.linalg.latent import Latent, Uneven
+from kernelfield.linalg.latent import Latent
+from kernelfield.linalg.uneven import Uneven
 from kernelfield.models.axes import Cells
 from kernelfield.models.covariance import SCALE_REACH, covariance
 from kernelfield.models.evidence import NOISE_REACH, Trend, mean_square, profiled

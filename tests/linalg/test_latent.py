@@ -6,12 +6,13 @@ from torch.testing import assert_close
 
 from kernelfield.core.numerics import NotConverged
 from kernelfield.linalg.kronecker import Kronecker, khatri_rao
-from kernelfield.linalg.latent import Latent, Uneven
+from kernelfield.linalg.latent import Latent
+from kernelfield.linalg.uneven import Uneven
 from tests.linalg.grids import dense_gradient, kron, noise_matrix, random_grid, random_noise, stationary, symmetric
 
 SEEDS = range(8)
 KINDS = ("even", "separable", "uneven")
-LATENT = "kernelfield.linalg.latent"
+DENSE = [f"kernelfield.linalg.{name}.DENSE" for name in ("latent", "uneven")]
 
 
 def case(seed, kind, share=0.3):
@@ -38,7 +39,8 @@ def dense(factors, scale, noise, observed):
 def force(monkeypatch, method):
     """Sizes at which each method is chosen, whatever the case."""
     if method == "iterative":
-        monkeypatch.setattr(f"{LATENT}.DENSE", 0)
+        for limit in DENSE:
+            monkeypatch.setattr(limit, 0)
 
 
 def close(a, b, slack=1e-8):

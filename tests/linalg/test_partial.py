@@ -3,9 +3,9 @@
 import torch
 from torch.testing import assert_close
 
-from kernelfield.linalg.kronecker import Kronecker, Pull
+from kernelfield.linalg.kronecker import Kronecker, Pull, put
 from kernelfield.linalg.latent import Latent
-from kernelfield.linalg.partial import combine, put
+from kernelfield.linalg.partial import combine
 
 
 def test_rows_are_put_where_they_belong():

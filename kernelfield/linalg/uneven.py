@@ -1,0 +1,123 @@
+"""Grids whose noise differs from cell to cell: A = scale * K[o, o] + diag(noise[o]), o the observed cells.
+
+`Uneven` factors A up to DENSE cells (`observed`) and iterates otherwise (`iterative`): conjugate gradients,
+preconditioned by the leading eigenvectors of the grid with the true noise (see leading) or, where kernels are rough,
+by the full grid's S at the separable noise nearest to the true one in least squares of its logarithm (the geometric
+mean times a factor for each axis).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kernelfield.linalg.iterative import LogDeterminant, Solution, conjugate_gradients, log_determinant
+from kernelfield.linalg.kronecker import Kronecker, Pull
+from kernelfield.linalg.leading import leading
+from kernelfield.linalg.partial import DENSE, Method, Partial, block_of, checked_mask, pull_block, seed_of
+from kernelfield.linalg.preconditioner import LowRankPlusDiagonal
+
+SWEEPS = 30  # of fitting log noise by one vector an axis; one is enough where nothing is missing
+
+
+@dataclass(frozen=True, eq=False)
+class Uneven(Partial):
+    """A grid with noise of its own in every cell, complete or with missing cells.
+
+    Gradients in the noise are a tensor of the grid's shape. Errors: as `Latent`.
+
+    >>> K = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+    >>> solver = Uneven.of([K, K], torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64))
+    >>> solver.method, round(solver.logdet().item(), 4)
+    ('observed', 4.6827)
+    """
+
+    @classmethod
+    def of(
+        cls,
+        factors: Sequence[Tensor],
+        noise: Tensor,
+        scale: float = 1.0,
+        observed: Tensor | None = None,
+        *,
+        tolerance: float = 1e-10,
+        steps: int = 3000,
+        probes: int = 16,
+        generator: torch.Generator | None = None,
+    ) -> "Uneven":
+        """Noise (m_1, ..., m_d) in each cell; what it is at missing cells does not matter. See `Latent.of`."""
+        shape = tuple(len(K) for K in factors)
+        noise = noise.to(factors[0])
+        if tuple(noise.shape) != shape:
+            raise ValueError(f"noise must have the shape {shape} of the grid, got {tuple(noise.shape)}")
+        observed = torch.ones_like(noise, dtype=torch.bool) if observed is None else observed
+        observed = checked_mask(observed, shape).to(noise.device)
+        spread = noise[observed]
+        if not (spread > 0).all():
+            raise ValueError(f"noise must be positive, got {spread.min().item()}")
+        kronecker = Kronecker.of(factors, _nearest_separable(noise, observed), scale)
+        dense = len(spread) <= DENSE
+        block = block_of(kronecker, observed, spread) if dense else None
+        method: Method = "observed" if dense else "iterative"
+        return cls(kronecker, observed, spread, method, block, tolerance, steps, probes, seed_of(generator))
+
+    @cached_property
+    def near(self) -> LowRankPlusDiagonal | None:
+        return None if self.block is not None else leading(self.kronecker, self.present, self.spread)
+
+    @cached_property
+    def determinant(self) -> LogDeterminant:
+        if self.block is not None:
+            return LogDeterminant(self.block.logdet().item())
+        S, root, near = self.kronecker, self.spread.sqrt()[:, None], self.near
+        if near is None and len(self.absent):
+            # Where cells are missing, S has no root among the observed ones.
+            near = LowRankPlusDiagonal(root[:, :0], self.spread)
+        generator = torch.Generator().manual_seed(self.seed)
+        return log_determinant(
+            self.multiply, self.spread, probes=self.probes, generator=generator, preconditioner=near or S
+        )
+
+    def _exact(self, B: Tensor) -> Tensor | None:
+        return None if self.block is None else self.block.solve(B)
+
+    def _iterate(self, B: Tensor, start: Tensor | None) -> Solution:
+        def by_kronecker(R: Tensor) -> Tensor:
+            return self.take(self.kronecker.solve(self.pad(R)))
+
+        precondition = by_kronecker if self.near is None else self.near.solve
+        return conjugate_gradients(
+            self.multiply, B, precondition=precondition, start=start, tolerance=self.tolerance, steps=self.steps
+        )
+
+    def _exact_pull(self, alpha: Tensor, c: float) -> Pull | None:
+        if self.block is None:
+            return None
+        factors, scale, diagonal = pull_block(self.kronecker, self.observed, alpha, self.block, c)
+        return Pull(factors, scale, self.pad(diagonal[:, None]).reshape(self.observed.shape))
+
+    @property
+    def _separable(self) -> bool:
+        return False  # the separable part is a fit, and nobody's parameter
+
+    def _finish(self, parts: list[list[Tensor]], padded: Tensor, diagonal: Tensor, c: float, m: int) -> Pull:
+        by_cell = (c / 2 * padded.square().sum(1) - m / 2 * diagonal).reshape(self.observed.shape)
+        made = self.kronecker.assemble(parts[0], by_cell.sum())
+        return made._replace(noise=by_cell * self.observed)
+
+
+def _nearest_separable(noise: Tensor, observed: Tensor) -> list[Tensor]:
+    """Vectors (m_i,) whose outer product is nearest to noise in its logarithm, at the observed cells."""
+    count = observed.to(noise)
+    left = torch.where(observed, noise, 1.0).log()
+    fitted = [noise.new_zeros(m) for m in noise.shape]
+    for _ in range(SWEEPS):
+        for axis, part in enumerate(fitted):
+            others = [i for i in range(noise.ndim) if i != axis]
+            number = count.sum(others) if others else count
+            mean = (left.sum(others) if others else left) / number.clamp_min(1)
+            part += mean
+            left = left - mean.reshape([-1 if i == axis else 1 for i in range(noise.ndim)]) * count
+    return [part.exp() for part in fitted]
