@@ -86,7 +86,7 @@ class Scaled(Surrogate):
         if not isinstance(
             self.inner, FittedProcess | FittedIterativeProcess | FittedRobustProcess | FittedWarped | FittedGrid
         ):
-            bounded = isinstance(self.inner, FittedExpansion)
+            bounded = isinstance(self.inner, FittedExpansion | FittedTensor)
             remedy = "log_bound is a lower bound of it" if bounded else "compare models by their scores"
             raise NotImplementedError(f"{type(self.inner).__name__} has no evidence; {remedy}")
         rows = self.inner.cells.rows if isinstance(self.inner, FittedGrid) else len(self.inner.data.X)
@@ -96,8 +96,10 @@ class Scaled(Surrogate):
     def log_bound(self) -> float:
         """A lower bound of the log density of the training targets, in nats, y in the user's units.
 
-        Errors: NotImplementedError if the model is not one of basis functions.
+        Errors: NotImplementedError if the model is neither one of basis functions nor a tensor.
         """
+        if isinstance(self.inner, FittedTensor) and self.inner.data is not None:
+            return self._density(self.inner.bound, len(self.inner.data.X))
         if not isinstance(self.inner, FittedExpansion):
             raise NotImplementedError(f"{type(self.inner).__name__} has no bound of its evidence")
         return self._density(self.inner.log_bound, self.inner.moments.rows)

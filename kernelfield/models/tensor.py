@@ -41,6 +41,8 @@ EVERY, FEW = 10, 4  # lengthscales are searched every so many sweeps, by so many
 PATIENCE = 2 * EVERY  # sweeps over which a bound that stands still ends the fit
 LOOSE = 1e-3  # nats a row and sweep, above which the end of the budget is worth a warning
 EARLY = 50  # fewer sweeps than this are a wish to stop early
+MOST = 200  # sweeps over more rows
+STILL = 1e-3  # nats that a sweep over more rows raises the bound by, below which their law is found
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ class TensorProcess(Model):
             ends = [self._climb(rows, start, [], race, f"start {i}") for i, start in enumerate(starts, 1)]
             best, history = max(ends, key=lambda end: end[0].bound or -math.inf)
             best, history = self._climb(rows, best, history, self.sweeps, "fit")
-        return FittedTensor(best.modes, cells, best.core, best.tau, tuple(history))
+        return FittedTensor(best.modes, cells, best.core, best.tau, tuple(history), data)
 
     def _check(self, columns: int) -> None:
         ranks = self._each("rank", self.rank, columns)
@@ -151,7 +153,7 @@ class TensorProcess(Model):
         variance = size.clamp_min(1e-12).expand(entries).contiguous()
         core = Core(rows.Y.new_zeros(entries, m), torch.diag_embed(variance), variance)
         tau = Precision.of(self.noise, learned=self.learn_noise)
-        return settled(rows, Beliefs(tuple(modes), core, tau), shared=True)
+        return settled(rows, Beliefs(tuple(modes), core, tau), prior="shared")
 
     def _climb(
         self, rows: Rows, beliefs: Beliefs, history: list[float], sweeps: int, label: str
@@ -163,22 +165,28 @@ class TensorProcess(Model):
             search = self.lengthscale is None and len(history) % EVERY == EVERY - 1
             for k in range(len(beliefs.modes)):
                 beliefs = _with_mode(rows, beliefs, k, scales=warm, lengths=search)
-            beliefs = settled(rows, beliefs, shared=self.form == "tucker" or not warm)
+            beliefs = settled(rows, beliefs, prior="shared" if self.form == "tucker" or not warm else "each")
             assert beliefs.bound is not None
             history.append(beliefs.bound)
             if len(history) % 10 == 0:
                 _log.info("tensor, %s, sweep %d: bound %.4f a row", label, len(history), beliefs.bound / n)
             if len(history) > PATIENCE and history[-1] - history[-1 - PATIENCE] <= self.tolerance:
                 return beliefs, history
-        left = (history[-1] - history[-2]) / n if len(history) > 1 else 0.0
-        if sweeps >= EARLY and left > LOOSE:
-            warnings.warn(
-                f"the fit stopped after {sweeps} sweeps that still raised the bound by {left:.2g} nats a row; "
-                "raise sweeps",
-                NotConverged,
-                stacklevel=3,
-            )
+        if sweeps >= EARLY:
+            _warn_of_rise(history, n, "raise sweeps")
         return beliefs, history
+
+
+def _warn_of_rise(history: Sequence[float], rows: int, remedy: str) -> None:
+    """Say so where the last sweep still raised the bound."""
+    left = (history[-1] - history[-2]) / rows if len(history) > 1 else 0.0
+    if left > LOOSE:
+        warnings.warn(
+            f"the fit stopped after {len(history)} sweeps that still raised the bound by {left:.2g} nats a row; "
+            f"{remedy}",
+            NotConverged,
+            stacklevel=4,
+        )
 
 
 def _with_mode(rows: Rows, beliefs: Beliefs, k: int, *, scales: bool, lengths: bool) -> Beliefs:
@@ -218,7 +226,7 @@ def _spread(times: Tensor) -> float:
 class FittedTensor(Surrogate):
     """The approximate posterior of all factors.
 
-    history : the bound after each sweep, in nats.
+    history : the bound after each sweep, in nats. data : the rows; None of a model that was saved without them.
     """
 
     modes: tuple[Mode, ...]
@@ -226,6 +234,7 @@ class FittedTensor(Surrogate):
     core: Core
     tau: Precision
     history: tuple[float, ...]
+    data: Data | None = None
 
     @property
     def outputs(self) -> int:
@@ -249,6 +258,35 @@ class FittedTensor(Surrogate):
             self.tau.noise if noise else 0.0,
             one,
             torch.zeros_like(one),
+        )
+
+    def condition(self, data: Data) -> "FittedTensor":
+        """The surrogate that has also seen `data`: the best law of factors, core and noise with all scales held.
+
+        Errors: ValueError where columns or outputs differ; NotImplementedError for a model saved without its rows;
+        warns NotConverged.
+        """
+        if self.data is None:
+            raise NotImplementedError("the model was saved without its rows, and must be refitted to take in data")
+        if data.X.shape[1] != len(self.modes) or data.Y.shape[1] != self.outputs:
+            raise ValueError(
+                f"data must have {len(self.modes)} columns and {self.outputs} outputs, as those of the fit, got "
+                f"{data.X.shape[1]} and {data.Y.shape[1]}"
+            )
+        joined = self.data.joined(data)
+        rows, times = Rows.of(joined, self.cells)
+        with torch.no_grad(), threads_for(0):
+            modes = tuple(mode.at(own)[0] for mode, own in zip(self.modes, times, strict=True))
+            beliefs, history = Beliefs(modes, self.core, self.tau), list[float]()
+            while len(history) < MOST and not (len(history) > 1 and history[-1] - history[-2] <= STILL):
+                for k in range(len(modes)):
+                    beliefs = _with_mode(rows, beliefs, k, scales=False, lengths=False)
+                beliefs = settled(rows, beliefs, prior="held")
+                assert beliefs.bound is not None
+                history.append(beliefs.bound)
+        _warn_of_rise(history, len(joined.X), "refit with all rows")
+        return replace(
+            self, modes=beliefs.modes, core=beliefs.core, tau=beliefs.tau, history=tuple(history), data=joined
         )
 
     def factor(self, mode: int, times: Tensor) -> tuple[Tensor, Tensor]:

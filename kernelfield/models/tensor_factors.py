@@ -30,6 +30,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ BLOCK = 2**22  # numbers of one array of products over pairs of core entries
 LEAST_VARIANCE = 1e-12  # of a core entry, in mean squares of the targets: a component that is gone stays finite
 STEP = 10.0  # by which an output scale changes at most in one sweep
 PRIOR_WEIGHT = 1e-3  # shape of the prior of tau: that of twice so many observations
+
+Variances = Literal["each", "shared", "held"]  # of the core's prior: learned, one for all entries, or as they are
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,8 +234,8 @@ def terms(rows: Rows, beliefs: Beliefs, k: int) -> tuple[Tensor, Tensor]:
     return (precision + precision.mT) / 2, linear
 
 
-def settled(rows: Rows, beliefs: Beliefs, *, shared: bool) -> Beliefs:
-    """With the best core, its prior's variances (one for all entries where shared) and tau, and the bound."""
+def settled(rows: Rows, beliefs: Beliefs, *, prior: Variances) -> Beliefs:
+    """With the best core, its prior's variances and tau, and the bound."""
     entries, m = len(rows.cells), rows.Y.shape[1]
     gram, moment = rows.Y.new_zeros(entries, entries), rows.Y.new_zeros(entries, m)
     for block in rows.blocks():
@@ -240,7 +243,7 @@ def settled(rows: Rows, beliefs: Beliefs, *, shared: bool) -> Beliefs:
         weight = rows.weight[block]
         gram += torch.einsum("i,ijk->jk", weight, second)
         moment += (weight[:, None] * first).mT @ rows.Y[block]
-    core = _best_core(gram, moment, beliefs, shared=shared)
+    core = _best_core(gram, moment, beliefs, kind=prior)
     power = (rows.weight[:, None] * rows.Y.square()).sum()
     squares = float(power - 2 * (core.mean * moment).sum() + (gram * core.square).sum())
     tau = beliefs.tau.updated(rows.Y.numel(), squares)
@@ -250,11 +253,12 @@ def settled(rows: Rows, beliefs: Beliefs, *, shared: bool) -> Beliefs:
     return Beliefs(beliefs.modes, core, tau, bound)
 
 
-def _best_core(gram: Tensor, moment: Tensor, beliefs: Beliefs, *, shared: bool) -> Core:
+def _best_core(gram: Tensor, moment: Tensor, beliefs: Beliefs, *, kind: Variances) -> Core:
     prior, tau = beliefs.core.prior, beliefs.tau.mean
     factor = cholesky(tau * (gram + gram.mT) / 2 + torch.diag_embed(1 / prior))
     mean = tau * torch.cholesky_solve(moment, factor)
     covariance = torch.cholesky_inverse(factor)
     variance = covariance.diagonal() + mean.square().mean(1)
-    prior = variance.mean().expand_as(variance) if shared else variance
+    if kind != "held":
+        prior = variance.mean().expand_as(variance) if kind == "shared" else variance
     return Core(mean, (covariance + covariance.mT) / 2, prior.clamp_min(LEAST_VARIANCE).contiguous())

@@ -8,6 +8,7 @@ from kernelfield.core.contracts import Data
 from kernelfield.estimators.persistence import load, save
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.kernels.stationary import Matern
+from kernelfield.models.process import Process
 from kernelfield.models.tensor import TensorProcess
 from tests.laws import obeys_posterior_laws
 
@@ -155,6 +156,39 @@ def test_as_an_estimator_saved_and_loaded(tmp_path):
 def test_a_wrong_choice_is_named_with_its_remedy(options, words):
     with pytest.raises(ValueError, match=words):
         fit(TensorProcess(**options), torch.rand(5, 2), torch.rand(5, 1))
+
+
+@pytest.mark.parametrize("form", ["cp", "tucker"])
+def test_conditioning_is_the_law_of_all_rows_at_the_scales_of_the_fit(form):
+    X = torch.rand(80, 2)
+    Y = published(X) + 0.05 * torch.randn(80, 1)
+    weight = 0.5 + torch.rand(80)
+    first = Data(X[:50], Y[:50], weight[:50])
+    fitted = TensorProcess(2, form, restarts=1, sweeps=45).fit(first, generator=torch.Generator().manual_seed(0))
+    more = fitted.condition(Data(X[50:], Y[50:], weight[50:]))
+    assert len(more.data.X) == 80 and (torch.tensor(more.history).diff() >= -1e-9 * abs(more.bound)).all()
+    assert more.hyperparameters()["modes.1.lengthscale"] == fitted.hyperparameters()["modes.1.lengthscale"]
+    assert torch.equal(more.core.prior, fitted.core.prior)
+    Z = torch.rand(200, 2)
+    error, before = ((f.posterior(Z).mean - published(Z)).square().mean() for f in (more, fitted))
+    assert error < before and more.posterior(Z).variance.mean() < fitted.posterior(Z).variance.mean()
+    one_by_one = fitted.condition(Data(X[50:65], Y[50:65], weight[50:65])).condition(Data(X[65:], Y[65:], weight[65:]))
+    gap = one_by_one.posterior(Z).mean - more.posterior(Z).mean
+    assert gap.abs().max() < 0.1 * more.posterior(Z).variance.sqrt().max()
+    with pytest.raises(ValueError, match="2 columns and 1 outputs, as those of the fit, got 3 and 1"):
+        fitted.condition(Data(torch.rand(4, 3), torch.rand(4, 1)))
+
+
+def test_the_bound_in_the_units_of_the_targets_is_below_the_evidence():
+    """One column of rank one is a Gaussian process; factors and noise that know nothing of each other cost nats."""
+    X = torch.linspace(0, 1, 30)[:, None]
+    y = 100 * (6 * X[:, 0]).sin() + torch.randn(30)
+    fitted = FieldRegressor(TensorProcess(1, restarts=1), random_state=0).fit(X, y)
+    peer = FieldRegressor(Process("matern32", mean="zero", restarts=1), random_state=0).fit(X, y)
+    evidence = peer.surrogate_.log_evidence
+    assert evidence - 20 < fitted.surrogate_.log_bound < evidence
+    with pytest.raises(NotImplementedError, match="FittedTensor has no evidence; log_bound is a lower bound of it"):
+        _ = fitted.surrogate_.log_evidence
 
 
 def test_points_with_other_columns_are_refused():
