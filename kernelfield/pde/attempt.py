@@ -2,7 +2,8 @@
 
 An attempt is a problem solved on one `Layout`. Its score is the relative root mean square of the residual at the points
 halfway between the nodes, where no equation was asked for, plus the relative misfit to boundary values between the
-nodes of the sides. The exact solution is never looked at.
+nodes of the sides. It is relative to the source or the largest term, at least to SLOW times the term of a u of the same
+size that changes once along an axis. The exact solution is never looked at.
 
 Where the best score is above COARSE, something is smaller than what source and boundary values showed, such as a front
 that the equation makes. Then, round by round,
@@ -41,6 +42,7 @@ POOR = 1e-2  # a score that counts as a failure
 GROWTH = 1.6  # of the nodes of an axis in a round
 SPACINGS = 6.0  # lengthscales of refined axes in node spacings: the narrowest bump whose copies join without ripples
 SHARE = 0.1  # of the worst tail: the axes that are refined
+SLOW = 0.1  # of U / length^order: terms below vanish but for rounding, or next to it
 ROUNDS, STALLS = 6, 2
 GAIN = 0.8  # of the best score: what a round must reach
 ROOM = {1: 2048, 2: 512**2, 3: 96**3}  # the most nodes in all
@@ -193,8 +195,13 @@ def measure(problem: Problem, law: GridLaw) -> tuple[float, float]:
     offset = [axis.offset for axis in law.grid.axes]
     X = mesh(offset)
     residual = float(problem.residual(X, lambda orders: law.on(offset, orders).flatten()).square().mean())
-    parts = [float((term.at(X) * law.on(offset, term.orders).flatten()).square().mean()) for term in problem.operator]
-    size = max(float(problem.source(X).square().mean()), *parts)
+    size, u = float(problem.source(X).square().mean()), float(law.on(offset, (0,) * problem.dims).square().mean())
+    for term in problem.operator:
+        coefficient = term.at(X)
+        # A plane solves Laplace's equation with terms that are rounding, of which the residual would be all.
+        lengths = math.prod((high - low) ** o for (low, high), o in zip(problem.domain, term.orders, strict=True))
+        least = (SLOW / lengths) ** 2 * float(coefficient.square().mean()) * u
+        size = max(size, least, float((coefficient * law.on(offset, term.orders).flatten()).square().mean()))
     share = 0.0
     for j, row in enumerate(given_values(problem, law.grid, between=True)):
         axis = law.grid.axes[j]

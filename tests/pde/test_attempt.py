@@ -61,3 +61,23 @@ def test_numbers_of_nodes_that_are_given_stay_and_a_poor_solution_is_told():
 def test_a_regular_problem_is_solved_on_its_first_grid():
     problem = manufactured("p", lambda X: (9 * X[:, 0]).sin() * (14 * X[:, 1]).cos(), SQUARE, LAPLACE)
     assert "100 x 100" in solve_on_grid(problem).method
+
+
+@pytest.mark.parametrize(
+    ("u", "scale"),
+    [(lambda x, y: 2 + 0 * x, 1.0), (lambda x, y: x + 2 * y + 5, 1.0), (lambda x, y: x * y, 1e-9)],
+    ids=["constant", "plane", "saddle"],
+)
+def test_a_solution_whose_terms_all_vanish_is_solved_and_says_so(u, scale):
+    """The residual is then rounding, and so is every term that it could be compared with."""
+    problem = Problem(
+        "Laplace",
+        ((0.0, 1.0), (0.0, 3.0)),
+        (Term(1.0, (2, 0)), Term(1.0, (0, 2))),
+        source=lambda X: 0 * X[:, 0],
+        boundary=lambda X: scale * u(*X.mT),
+    )
+    solution, X = solve_on_grid(problem), torch.rand(200, 2, dtype=torch.double) * torch.tensor([1.0, 3.0])
+    assert solution.converged and not solution.message and solution.offset_residual < 1e-2
+    gap = solution.mean(X).flatten() - scale * u(*X.mT)
+    assert gap.norm() < 1e-6 * (scale * u(*X.mT)).norm()
