@@ -2,8 +2,7 @@
 
 An attempt is a problem solved on one `Layout`. Its score is the relative root mean square of the residual at the points
 halfway between the nodes, where no equation was asked for, plus the relative misfit to boundary values between the
-nodes of the sides. It is relative to the source or the largest term, at least to SLOW times the term of a u of the same
-size that changes once along an axis. The exact solution is never looked at.
+nodes of the sides. It is relative to `Problem.size`. The exact solution is never looked at.
 
 Where the best score is above COARSE, something is smaller than what source and boundary values showed, such as a front
 that the equation makes. Then, round by round,
@@ -23,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from kernelfield.core.numerics import NotConverged
 from kernelfield.pde.discretisation import Layout, given_values, mesh, require_box, unused
@@ -30,7 +30,7 @@ from kernelfield.pde.galerkin import LinearOperator, Report
 from kernelfield.pde.grid_error import band, noise_draws
 from kernelfield.pde.grid_law import GridLaw, Spread
 from kernelfield.pde.grid_seeds import choose_nodes, frequencies, strong_frequencies, warn_above_nyquist
-from kernelfield.pde.problem import Problem
+from kernelfield.pde.problem import Orders, Problem
 from kernelfield.pde.solution import Solution
 
 # Lengthscales of the bumps about frequencies and of that about zero, in lengths of the axis: from waves that keep
@@ -42,7 +42,6 @@ POOR = 1e-2  # a score that counts as a failure
 GROWTH = 1.6  # of the nodes of an axis in a round
 SPACINGS = 6.0  # lengthscales of refined axes in node spacings: the narrowest bump whose copies join without ripples
 SHARE = 0.1  # of the worst tail: the axes that are refined
-SLOW = 0.1  # of U / length^order: terms below vanish but for rounding, or next to it
 ROUNDS, STALLS = 6, 2
 GAIN = 0.8  # of the best score: what a round must reach
 ROOM = {1: 2048, 2: 512**2, 3: 96**3}  # the most nodes in all
@@ -194,14 +193,11 @@ def measure(problem: Problem, law: GridLaw) -> tuple[float, float]:
     """The relative residual between the nodes, and the score."""
     offset = [axis.offset for axis in law.grid.axes]
     X = mesh(offset)
-    residual = float(problem.residual(X, lambda orders: law.on(offset, orders).flatten()).square().mean())
-    size, u = float(problem.source(X).square().mean()), float(law.on(offset, (0,) * problem.dims).square().mean())
-    for term in problem.operator:
-        coefficient = term.at(X)
-        # A plane solves Laplace's equation with terms that are rounding, of which the residual would be all.
-        lengths = math.prod((high - low) ** o for (low, high), o in zip(problem.domain, term.orders, strict=True))
-        least = (SLOW / lengths) ** 2 * float(coefficient.square().mean()) * u
-        size = max(size, least, float((coefficient * law.on(offset, term.orders).flatten()).square().mean()))
+
+    def derivative(orders: Orders) -> Tensor:
+        return law.on(offset, orders).flatten()
+
+    residual, size = problem.residual(X, derivative), problem.size(X, derivative)
     share = 0.0
     for j, row in enumerate(given_values(problem, law.grid, between=True)):
         axis = law.grid.axes[j]
@@ -212,5 +208,5 @@ def measure(problem: Problem, law: GridLaw) -> tuple[float, float]:
             gap = float((law.on(points, orders).squeeze(j) - values).square().mean())
             scale = float(law.on(offset, orders).square().mean())
             share = max(share, gap / scale if scale else 0.0)
-    relative = (residual / size) ** 0.5 if size else 0.0
+    relative = float(residual.square().mean().sqrt()) / size if size else 0.0
     return relative, relative + share**0.5

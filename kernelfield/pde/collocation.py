@@ -105,10 +105,8 @@ class Setting:
             return values[orders]
 
         residual = settled.residual(X, derivative)
-        source = settled.source(X)
-        terms = [term.at(X) * derivative(term.orders) for term in settled.operator]
-        largest = max(float(part.norm()) for part in (source, *terms))
-        return float(residual.norm()) / (largest or 1.0), weak_norm(settled, self.points, residual)
+        relative = float(residual.square().mean().sqrt()) / (settled.size(X, derivative) or 1.0)
+        return relative, weak_norm(settled, self.points, residual)
 
 
 @dataclass(frozen=True, eq=False)

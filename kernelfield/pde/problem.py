@@ -13,6 +13,7 @@ derivatives of a kernel spread over more digits than single precision has.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,6 +27,7 @@ Orders = tuple[int, ...]  # of differentiation along each axis
 HIGHEST = 4  # order along one axis in one term, twice of which a smooth kernel must give
 AXES = (("x",), ("x", "y"), ("x", "y", "z"))
 CORNER = 1e-6  # of the largest boundary value: boundary values further apart contradict each other
+SLOW = 0.1  # of U / length^order: terms below vanish but for rounding, or next to it
 TEST_POINTS = {1: 300, 2: 300, 3: 40}  # along each axis, where errors are measured
 
 
@@ -207,6 +209,19 @@ class Problem:
             value = value + self.nonlinearity.at(X, [derivative(orders) for orders in self.nonlinearity.orders])
         return value
 
+    def size(self, X: Tensor, derivative: Callable[[Orders], Tensor]) -> float:
+        """What a residual is small or large against: the root mean square of the source or the largest term at X.
+
+        It is at least SLOW of the term that a u of the same size has if it changes once along an axis. A plane solves
+        Laplace's equation with terms that are rounding, and the residual is of their size.
+        """
+        u, found = _rms(derivative((0,) * self.dims)), _rms(self.source(X))
+        for term in self.operator:
+            c = term.at(X)
+            extent = math.prod((high - low) ** o for (low, high), o in zip(self.domain, term.orders, strict=True))
+            found = max(found, _rms(c * derivative(term.orders)), SLOW * _rms(c) * u / extent)
+        return found
+
     def test_points(self, count: int | None = None) -> Tensor:
         """A grid (n, d) of `count` evenly spaced points along each axis, ends included, inside the domain."""
         count = count or TEST_POINTS.get(self.dims, 10)
@@ -272,6 +287,10 @@ class Problem:
                     f"the boundary values of sides {one} and {two} contradict each other at the corner "
                     f"{tuple(corners[at].tolist())}: {meeting[one][at]:g} and {meeting[two][at]:g}"
                 )
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
 
 
 def evaluate(function: Field, X: Tensor, *, what: str) -> Tensor:

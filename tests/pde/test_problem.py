@@ -91,3 +91,15 @@ def test_unknowns_are_named_once_and_settled_by_name():
     problem = make(operator=(Term(1.0, (2,)), Term(k, (1,)), Term(k, (0,))))
     assert problem.unknowns == (k,)
     assert [term.coefficient for term in problem.settled({"k": 3.0}).operator] == [1.0, 3.0, 3.0]
+
+
+def test_residuals_have_a_size_where_all_terms_vanish():
+    terms = (Term(1.0, (2, 0)), Term(-3.0, (0, 2)))
+    problem = make(domain=((0.0, 1.0), (0.0, 2.0)), operator=terms, source=lambda X: 0 * sine(X))
+    X = torch.ones(4, 2, dtype=torch.double)
+
+    def size(slope):
+        return problem.size(X, lambda orders: torch.full((4,), slope if sum(orders) else 5.0))
+
+    assert size(0.0) == pytest.approx(0.1 * 5.0)  # of u_xx; that of u_yy is 0.1 * 3 * 5 / 2^2
+    assert size(2.0) == pytest.approx(3 * 2.0)
