@@ -23,9 +23,10 @@ from kernelfield.models.iterative_evidence import PROBES, Ladder, StochasticEvid
 from kernelfield.models.iterative_process import FittedIterativeProcess, SolvePlan
 from kernelfield.models.search import Settings, kernel_for, race, sample
 from kernelfield.models.slope_search import Descent, descend, hessian_at
-from kernelfield.models.solver_choice import Chosen, product_for, rank_for
+from kernelfield.models.solver_choice import Chosen, Solver, product_for, rank_for
 
 SAMPLE = 2048  # rows of which the evidence is exact before all rows count: some tenths of a second each
+MIDDLE = 8192  # rows between these and many more: what they teach is cheap, and spares evaluations on all
 FULL_STEPS = 12  # evaluations on all rows, at most
 PRODUCTS = 60  # of one matrix that are expected in an evaluation
 
@@ -52,14 +53,12 @@ def fit_iteratively(model: Fitting, data: Data, chosen: Chosen, generator: torch
             form = _form(model, kernel, few)
             theta, searches = _guess(model, kernel, form, few, generator)
             if theta is not None:
-                evidence = StochasticEvidence(
-                    form,
-                    data,
-                    trend,
-                    lambda: product_for(chosen.solver, kernel, data.X, PRODUCTS),
-                    ladder,
-                )
-                theta, course = _climb(evidence, form, theta, min(FULL_STEPS, model.steps))
+                if len(data.X) > 2 * MIDDLE:
+                    some = sample(data, MIDDLE, generator)
+                    theta, _ = _climb(
+                        model, chosen.solver, some, form, theta, Ladder(chosen.solver, rank_for(MIDDLE), seed)
+                    )
+                theta, course = _climb(model, chosen.solver, data, form, theta, ladder)
                 parameters, noise, mixing = form.split(theta)
                 form.covariance.assign(parameters)
         kernel.requires_grad_(False)
@@ -95,13 +94,16 @@ def _guess(
         )
 
 
-def _climb(evidence: StochasticEvidence, form: Objective, theta: np.ndarray, steps: int) -> tuple[np.ndarray, Descent]:
-    """Go on from theta on all rows, where the curvature is about that of the sample."""
-    n, bounds = evidence.Y.shape[0], form.bounds()
+def _climb(
+    model: Fitting, solver: Solver, data: Data, form: Objective, theta: np.ndarray, ladder: Ladder
+) -> tuple[np.ndarray, Descent]:
+    """Go on from theta on more rows, where the curvature is about that of the sample."""
+    trend, n, bounds = Trend.of(model.mean, data.X), len(data.X), form.bounds()
+    kernel = form.covariance.kernel
+    evidence = StochasticEvidence(form, data, trend, lambda: product_for(solver, kernel, data.X, PRODUCTS), ladder)
+    steps = min(FULL_STEPS, model.steps)
     hessian = hessian_at(form, theta, bounds)
     # In nats a number observed: what the random vectors cost by themselves, see `models.iterative_evidence`.
     enough = len(theta) / (2 * PROBES) / evidence.Y.numel()
-    best, course = descend(
-        evidence, theta, hessian, bounds, enough=enough, evaluations=steps, label=f"fit to all {n} rows"
-    )
+    best, course = descend(evidence, theta, hessian, bounds, enough=enough, evaluations=steps, label=f"fit to {n} rows")
     return best, replace(course, gain=course.gain * evidence.Y.numel())

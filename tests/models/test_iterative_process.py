@@ -18,7 +18,7 @@ from kernelfield.estimators.persistence import load, save
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic
 from kernelfield.linalg.ranks import ALONE
-from kernelfield.models import iterative_evidence, iterative_process
+from kernelfield.models import iterative_evidence, iterative_fit, iterative_process
 from kernelfield.models.process import Process
 from tests.distributed.jobs import together
 from tests.laws import density_integrates_to_cdf, obeys_posterior_laws
@@ -198,6 +198,21 @@ def test_a_sample_of_the_rows_is_only_where_learning_starts(monkeypatch):
     ends = [fit(Process(f.kernel, noise=f.noise, steps=0), data).log_evidence for f in (start, ours, theirs)]
     assert ends[1] >= ends[2] - 1.0
     assert ends[1] > ends[0]
+
+
+def test_many_rows_are_come_to_by_some_of_them(monkeypatch):
+    """What four times the sample teaches spares evaluations on all rows, and leads to the same end."""
+    data, model = rows(600), Process(restarts=1, solver="iterative")
+    monkeypatch.setattr(iterative_fit, "SAMPLE", 60)
+    straight = fit(model, data)
+    seen = []
+    evidence = iterative_fit.StochasticEvidence
+    monkeypatch.setattr(iterative_fit, "StochasticEvidence", lambda *a: seen.append(len(a[1].X)) or evidence(*a))
+    monkeypatch.setattr(iterative_fit, "MIDDLE", 240)
+    stepwise = fit(model, data)
+    assert seen == [240, 600]
+    assert stepwise.plan.course.evaluations <= straight.plan.course.evaluations
+    assert stepwise.log_evidence == pytest.approx(straight.log_evidence, abs=2.0)
 
 
 def test_held_hyperparameters_stay_and_need_no_search():
