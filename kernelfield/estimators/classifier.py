@@ -88,7 +88,7 @@ class FieldClassifier(ClassifierMixin, BaseEstimator):
         """
         device, model = usable_device(self.device), LaplaceClassifier() if self.model is None else self.model
         refuse_repeated_names(X)
-        rows, labels = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        rows, labels = validate_data(self, X, y, dtype=np.float64, order="C", ensure_min_samples=2)
         check_classification_targets(labels)
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
@@ -223,7 +223,7 @@ class FieldClassifier(ClassifierMixin, BaseEstimator):
     def _inputs(self, X: ArrayLike) -> Tensor:
         check_is_fitted(self)
         refuse_repeated_names(X)
-        rows = validate_data(self, X, reset=False, dtype=np.float64)
+        rows = validate_data(self, X, reset=False, dtype=np.float64, order="C")
         return self.to_model_X_(torch.tensor(rows, device=self.to_model_X_.shift.device))
 
 

@@ -89,15 +89,15 @@ def martingale_posterior(
     _require_rule(fitted)
     check_is_fitted(fitted)
     surrogate = fitted.surrogate_
-    rows = check_array(X, dtype=np.float64, input_name="X")
-    targets = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
+    rows = check_array(X, dtype=np.float64, order="C", input_name="X")
+    targets = check_array(y, dtype=np.float64, order="C", ensure_2d=False, input_name="y")
     check_consistent_length(rows, targets)
     where = surrogate.to_model_X.shift.device
     data = Data(torch.tensor(rows, device=where), torch.tensor(targets.reshape(len(rows), -1), device=where))
     if data.Y.shape[1] != surrogate.outputs:
         raise ValueError(f"y has {data.Y.shape[1]} outputs, the fit had {surrogate.outputs}")
     if at is not None:
-        points = torch.tensor(check_array(at, dtype=np.float64, input_name="at"), device=where)
+        points = torch.tensor(check_array(at, dtype=np.float64, order="C", input_name="at"), device=where)
         asked: OfLimit | OfCompleted = OfLimit(points) if functional is None else OfLimit(points, functional)
     elif functional is None:
         raise ValueError("functional=None is the mean of the law at points, so give them as at=")

@@ -136,7 +136,7 @@ class MultiOutputRegion(BaseEstimator):
         inside : ndarray of bool, shape (n,)
         """
         rows = self._rows(X)
-        values = check_array(Y, dtype=np.float64, ensure_2d=False, input_name="Y")
+        values = check_array(Y, dtype=np.float64, order="C", ensure_2d=False, input_name="Y")
         check_consistent_length(rows, values)
         y = torch.tensor(values.reshape(len(rows), -1))
         if y.shape[1] != self.n_outputs_:
@@ -219,7 +219,7 @@ class MultiOutputRegion(BaseEstimator):
 
     def _rows(self, X: ArrayLike) -> np.ndarray:
         check_is_fitted(self)
-        return validate_data(self, X, reset=False, dtype=np.float64)
+        return validate_data(self, X, reset=False, dtype=np.float64, order="C")
 
     def _unnamed(self, x: ArrayLike) -> np.ndarray:
         """One row (d,), whose values stand in the order of the fit's columns."""

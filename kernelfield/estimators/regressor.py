@@ -237,7 +237,7 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             Higher is better; it depends on the units of y.
         """
         rows = self._inputs(X)
-        observed = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
+        observed = check_array(y, dtype=np.float64, order="C", ensure_2d=False, input_name="y")
         check_consistent_length(rows, observed)
         targets = torch.tensor(observed.reshape(len(rows), -1))
         if targets.shape[1] != self.surrogate_.outputs:
@@ -289,7 +289,7 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _inputs(self, X: ArrayLike) -> np.ndarray:
         check_is_fitted(self)
         refuse_repeated_names(X)
-        return validate_data(self, X, reset=False, dtype=np.float64)
+        return validate_data(self, X, reset=False, dtype=np.float64, order="C")
 
     def _laws(self, X: np.ndarray) -> Iterator[Posterior]:
         rows = self._rows()

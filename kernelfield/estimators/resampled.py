@@ -120,7 +120,7 @@ def _without_own(final: FieldRegressor, X: Any, y: np.ndarray) -> tuple[np.ndarr
     scaled = final.surrogate_
     if not isinstance(scaled.inner, FittedExpansion):
         return final.leave_one_out()[0].reshape(len(y), -1), None
-    rows, targets = _tensor(X, final), torch.tensor(y.reshape(len(y), -1), dtype=torch.float64)
+    rows, targets = _tensor(X, final), torch.tensor(np.ascontiguousarray(y.reshape(len(y), -1)), dtype=torch.float64)
     data = Data(scaled.to_model_X(rows), scaled.to_model_y(targets.to(rows)))
     expansion = scaled.inner.leaving_out(data)
     mean = expansion.leave_one_out()[0] * scaled.to_model_y.scale + scaled.to_model_y.shift
@@ -128,7 +128,7 @@ def _without_own(final: FieldRegressor, X: Any, y: np.ndarray) -> tuple[np.ndarr
 
 
 def _tensor(X: Any, final: FieldRegressor) -> torch.Tensor:
-    return torch.tensor(check_array(X, dtype=np.float64), device=final.surrogate_.to_model_X.shift.device)
+    return torch.tensor(check_array(X, dtype=np.float64, order="C"), device=final.surrogate_.to_model_X.shift.device)
 
 
 def cross(base: BaseEstimator, X: Any, y: np.ndarray, folds: list[Fold], refit: "Refit") -> tuple[Any, Resampled]:

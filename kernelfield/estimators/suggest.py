@@ -60,7 +60,7 @@ def suggest(
     array([1])
     """
     check_is_fitted(fitted)
-    known, rows = (check_array(values, dtype=np.float64) for values in (X, pool))
+    known, rows = (check_array(values, dtype=np.float64, order="C") for values in (X, pool))
     base, transforms = _compared(fitted.surrogate_.inner, isinstance(selection, str) and selection in GIVEN)
     to_model = fitted.surrogate_.to_model_X
     seed = int(check_random_state(random_state).randint(2**31))

@@ -328,4 +328,4 @@ def _explained(y: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 def _tensor(y: np.ndarray | Tensor) -> Tensor:
     """A copy of an array, as pandas lends its own read-only; a tensor as it is."""
-    return y if isinstance(y, Tensor) else torch.tensor(np.asarray(y))
+    return y if isinstance(y, Tensor) else torch.tensor(np.asarray(y, order="C"))

@@ -7,6 +7,7 @@ from gpytorch.kernels import MaternKernel
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
+from kernelfield.estimators.classifier import FieldClassifier
 from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.models.process import Process
 
@@ -159,3 +160,13 @@ def test_a_mistake_is_answered_with_a_sentence(case) -> None:
     call, sentence = case
     with pytest.raises((ValueError, TypeError), match=sentence):
         call()
+
+
+def test_reversed_arrays_are_read_as_any_others(problem) -> None:
+    """torch takes no negative strides."""
+    X, y = problem
+    fitted, behind = FieldRegressor(Process(steps=0), random_state=0).fit(X, y), X[::-1, ::-1][:, ::-1]
+    np.testing.assert_array_equal(fitted.predict(behind), fitted.predict(behind.copy()))
+    np.testing.assert_allclose(fitted.log_density(behind, y[::-1]), fitted.log_density(X, y)[::-1])
+    classes = FieldClassifier().fit(behind, y[::-1] > np.median(y))
+    np.testing.assert_array_equal(classes.predict_proba(behind), classes.predict_proba(behind.copy()))
