@@ -9,7 +9,8 @@ weights w and masks on its inputs, f(x) = sum_i w_i m_i x_i / q has
     mean  w'x    and    covariance  (1 - q) / q sum_i w_i^2 x_i x_i'.
 
 The noise is the variance that suits rows which were held out of the training, under the average
-over masks; with few rows it is what the training learned, which counts the masks' variance too.
+over masks, see `held_out_noise`; with fewer than 20 rows it is what the training learned, which
+counts the masks' variance too.
 
 Source: Gal & Ghahramani (2016), "Dropout as a Bayesian Approximation: Representing Model
 Uncertainty in Deep Learning".
@@ -27,7 +28,7 @@ from kernelfield.core.contracts import Data, Model, Surrogate
 from kernelfield.core.posterior import Draws
 from kernelfield.models.neural.batches import held_out
 from kernelfield.models.neural.ensemble import kalman
-from kernelfield.models.neural.likelihoods import Gaussian, mixture_noise
+from kernelfield.models.neural.likelihoods import Gaussian, held_out_noise
 from kernelfield.models.neural.network import CHUNK, RELU, Network
 from kernelfield.models.neural.train import Training, train
 from kernelfield.nets.algebra import Layer, Serial
@@ -93,7 +94,7 @@ class MCDropout(Model):
         )
         if judged is None:
             return surrogate
-        noise = mixture_noise(surrogate.values(judged.X), judged.Y, judged.weight)
+        noise = held_out_noise(surrogate.values(judged.X), judged, data)
         return replace(surrogate, noise=noise)
 
 

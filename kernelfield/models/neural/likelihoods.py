@@ -22,9 +22,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernelfield.core.contracts import Data
+
 LOG_TWO_PI = math.log(2 * math.pi)
 RANGE = 15.0  # the logarithm of a variance bends towards plus and minus this: single precision holds its exponential
 SHARE = 0.1  # of the noise in the variance of the targets, where learning it starts
+FIRM = 4  # rows, beside those that were held out, at the size of errors that all outputs share
 NARROWEST, GRID, ZOOMS = 1e-4, 17, 3  # of the mean square; a search of three grids is right to 0.5%
 
 
@@ -89,14 +92,7 @@ class Gaussian(Likelihood):
         return self.noise is None
 
     def start(self, Y: Tensor, weight: Tensor | None = None) -> Tensor | None:
-        if self.noise is not None:
-            return Y.new_full(Y.shape[1:], self.noise)
-        weight = Y.new_ones(len(Y)) if weight is None else weight
-        share = (weight / weight.sum())[:, None]
-        spread = (share * (Y - (share * Y).sum(0)).square()).sum(0)
-        # Constant targets have no spread but rounding, and any start that is not zero will do.
-        constant = spread <= torch.finfo(Y.dtype).eps * (share * Y.square()).sum(0)
-        return SHARE * torch.where(constant, 1.0, spread)
+        return Y.new_full(Y.shape[1:], self.noise) if self.noise is not None else SHARE * _spread(Y, weight)
 
 
 @dataclass(frozen=True)
@@ -154,6 +150,31 @@ class Softmax(Likelihood):
     def loss(self, values: Tensor, Y: Tensor, weight: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         nll = -(Y * values.log_softmax(-1)).sum(-1)
         return (nll if weight is None else nll * weight).mean(-1)
+
+
+def _spread(Y: Tensor, weight: Tensor | None) -> Tensor:
+    """The variances (m,) of targets (n, m)."""
+    weight = Y.new_ones(len(Y)) if weight is None else weight
+    share = (weight / weight.sum())[:, None]
+    spread = (share * (Y - (share * Y).sum(0)).square()).sum(0)
+    # Constant targets have no spread but rounding, and any unit that is not zero will do.
+    constant = spread <= torch.finfo(Y.dtype).eps * (share * Y.square()).sum(0)
+    return torch.where(constant, 1.0, spread)
+
+
+def held_out_noise(values: Tensor, judged: Data, data: Data) -> Tensor:
+    """The variance of the noise (m,) that r rows held out of the data say k functions (k, r, m) need.
+
+    The best variance of few rows is often far too small: of two that are met by chance, almost zero.
+    So `FIRM` rows are added whose error is that of the mean, relative to the variance of the targets
+    and as a geometric mean of all outputs, of the r m errors seen and one as large as the targets.
+    """
+    r, m = judged.Y.shape
+    spread = _spread(data.Y, data.weight)
+    gap = (judged.Y - values.mean(0)).square() * (1.0 if judged.weight is None else judged.weight[:, None])
+    seen = (gap.mean(0) / spread).clamp_min(torch.finfo(gap.dtype).eps).log().sum()
+    shared = spread * (r * seen / (r * m + 1)).exp()
+    return (FIRM * shared + r * mixture_noise(values, judged.Y, judged.weight)) / (FIRM + r)
 
 
 def mixture_noise(values: Tensor, Y: Tensor, weight: Tensor | None = None, known: Tensor | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from kernelfield.core.contracts import Data, Model
 from kernelfield.models.neural.batches import held_out
 from kernelfield.models.neural.ensemble import DEFAULT, FittedEnsemble
-from kernelfield.models.neural.likelihoods import Gaussian, mixture_noise
+from kernelfield.models.neural.likelihoods import Gaussian, held_out_noise
 from kernelfield.models.neural.network import Network
 from kernelfield.models.neural.train import Training, train
 from kernelfield.nets.algebra import Layer
@@ -91,7 +91,7 @@ class SWAG(Model):
         noise = torch.as_tensor(last.noise).mean(0)
         drawn = FittedEnsemble(network, moments.draw(z.to(data.X.device)), noise.expand(self.draws, -1), m)
         if judged is not None:
-            noise = mixture_noise(drawn.values(judged.X), judged.Y, judged.weight)
+            noise = held_out_noise(drawn.values(judged.X), judged, data)
         return replace(drawn, noise=noise.expand(self.draws, -1), remarks=tuple(first.notes))
 
     def _check(self) -> None:

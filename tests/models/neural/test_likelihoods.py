@@ -5,7 +5,8 @@ import torch
 from scipy import optimize, stats
 from torch.testing import assert_close
 
-from kernelfield.models.neural.likelihoods import Gaussian, Heteroscedastic, Softmax, mixture_noise
+from kernelfield.core.contracts import Data
+from kernelfield.models.neural.likelihoods import Gaussian, Heteroscedastic, Softmax, held_out_noise, mixture_noise
 
 K, B, M = 3, 5, 2
 
@@ -118,3 +119,32 @@ def test_the_noise_of_a_mixture_is_the_most_probable_one(masked):
 def test_rows_that_every_function_knows_by_heart_still_tell_of_noise():
     values, Y = torch.zeros(3, 10, 1), torch.ones(10, 1)
     assert_close(mixture_noise(values, Y, None, torch.zeros(3, 10, dtype=torch.bool)), torch.ones(1), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(("rows", "outputs"), [(2, 1), (2, 8), (5, 1), (5, 16)])
+def test_few_rows_do_not_promise_less_noise_than_there_is(rows, outputs):
+    """Of known errors, the mean loss of the noise that was learned stays near the best, 1/2 log v + 1/2."""
+    best = torch.tensor([0.04, 0.3, 1.0, 0.1] * 4)[:outputs]
+    losses, alone = [], []
+    for _ in range(300):
+        data = Data(torch.zeros(40, 1), torch.randn(40, outputs))
+        Y = best.sqrt() * torch.randn(rows, outputs)
+        values = torch.zeros(3, rows, outputs)
+        found = held_out_noise(values, Data(torch.zeros(rows, 1), Y), data)
+        losses.append(((found / best).log() + best / found).mean() / 2 - 0.5)
+        found = mixture_noise(values, Y)
+        alone.append(((found / best).log() + best / found).mean() / 2 - 0.5)
+    assert torch.stack(losses).mean() < 0.6  # nats; 0.44 of eight outputs by two rows, the others less
+    assert torch.stack(losses).mean() < 0.8 * torch.stack(alone).mean()
+
+
+def test_many_held_out_rows_speak_for_themselves_in_any_units():
+    Y, data = 0.1 * torch.randn(400, 2), Data(torch.zeros(9, 1), torch.randn(9, 2))
+    judged, values = Data(torch.zeros(400, 1), Y), torch.zeros(2, 400, 2)
+    found = held_out_noise(values, judged, data)
+    assert_close(found, mixture_noise(values, Y), rtol=0.03, atol=0)
+    unit = torch.tensor([1e3, 1e-4])
+    scaled = held_out_noise(values, Data(judged.X, Y * unit), Data(data.X, data.Y * unit))
+    assert_close(scaled, found * unit**2, rtol=0.01, atol=0)
+    constant = held_out_noise(values[:, :2], Data(judged.X[:2], torch.zeros(2, 2)), Data(data.X, torch.ones(9, 2)))
+    assert (constant > 0).all() and constant.isfinite().all()
