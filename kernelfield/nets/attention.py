@@ -49,7 +49,7 @@ class Attention(Layer):
     position_values: whether values too have the embeddings.
     widths: the proportion of the channels of inputs and of embeddings beside them.
     heads, positions: structure of the finite module; the sizes of the axes of positions tell it
-        of images, and how many embeddings it has.
+        how many embeddings it has.
 
     Errors: ValueError for an unknown mechanism or position, and for inputs without positions.
     """
@@ -177,14 +177,13 @@ def _covariance(
 
 
 class SelfAttention(nn.Module):
-    """Attention of finite width, on x (..., *positions, c) or on sequences (..., L, c)."""
+    """Attention of finite width, over all axes of x (n, *positions, c) but the first and the last."""
 
     root: Tensor
 
     def __init__(self, layer: Attention, fan_in: int, width: int, fan_out: int) -> None:
         super().__init__()
         self.layer = layer
-        self.space = 1 if layer.positions is None else len(layer.positions)
         beside = 0
         if layer.position != "none":
             sizes, count = layer.positions or (), math.prod(layer.positions or ())
@@ -199,8 +198,8 @@ class SelfAttention(nn.Module):
         self.out = Affine(keys, fan_out, float(layer.w_out), layer.b, standard=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        positions = x.shape[-self.space - 1 : -1]
-        x = x.flatten(-self.space - 1, -2)
+        positions = x.shape[1:-1]
+        x = x.flatten(1, -2)
         embedded = self._embedded(x)
         keys, values = (  # (..., heads, S, c)
             y.unflatten(-1, (self.layer.heads, -1)).movedim(-2, -3)

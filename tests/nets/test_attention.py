@@ -48,8 +48,15 @@ def test_wide_transformers_have_the_nngp_and_ntk():
     agrees_with_wide_networks(TRANSFORMER, Points(torch.randn(2, 3, 3), 1), width=96, networks=50)
 
 
-def test_wide_networks_on_images():
-    layer = Attention("softmax", *SCALES, position="sum", w_position=0.8, decay=0.4, positions=(2, 2))
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Attention("softmax", *SCALES, position="sum", w_position=0.8, decay=0.4, positions=(2, 2)),
+        Attention("relu", *SCALES),
+    ],
+    ids=["embedded", "plain"],
+)
+def test_wide_networks_on_images(layer):
     agrees_with_wide_networks(behind(layer), Points(torch.randn(2, 2, 2, 3), 2), width=96, networks=50)
 
 
