@@ -24,8 +24,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp, vmap
+from torch.func import jvp, vjp, vmap
 
+from kernelfield.nets.functional import called
 from kernelfield.nets.gram import KINDS, Kind
 from kernelfield.nets.jacobian import Share, assemble, constants, groups, refuse_unready
 
@@ -175,4 +176,4 @@ def _outputs(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _apply(module: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-    return functional_call(module, parameters, (x,)).reshape(len(x), -1)
+    return called(module, parameters, x).reshape(len(x), -1)

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from kernelfield.nets.dense import Affine
+from kernelfield.nets.functional import called
 
 Calls = dict[str, list[tuple[Tensor, Tensor]]]
 FEWEST = 32  # inputs that should fit at a time, as long as no single tensor is too large
@@ -72,7 +73,7 @@ class Factored(Group):
     def shares(self, x: Tensor) -> list[Share]:
         parameters = {name: p.requires_grad_() for name, p in constants(self.module).items()}
         with torch.enable_grad(), _watched(self.module, self.names) as calls:
-            f = functional_call(self.module, parameters, (x,)).reshape(len(x), -1)
+            f = called(self.module, parameters, x).reshape(len(x), -1)
             pairs = [calls[name][0] for name in self.names]
             slopes = _slopes(f, [z for _, z in pairs], differentiable=x.requires_grad)
         layers = [self.module.get_submodule(name) for name in self.names]
@@ -90,7 +91,7 @@ class Explicit(Group):
         moving = {name: p.expand(len(x), *p.shape).requires_grad_() for name, p in moving.items()}
 
         def single(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
-            return functional_call(self.module, {**fixed, **parameters}, (row[None],)).reshape(-1)
+            return called(self.module, {**fixed, **parameters}, row[None]).reshape(-1)
 
         with torch.enable_grad():
             slopes = _slopes(vmap(single)(moving, x), list(moving.values()), differentiable=x.requires_grad)
@@ -218,7 +219,7 @@ def _dense(module: nn.Module, x: Tensor) -> tuple[dict[str, int], int]:
     ]
     parameters = {name: p.requires_grad_() for name, p in constants(module).items()}
     with torch.enable_grad(), _watched(module, tuple(candidates)) as calls:
-        f = functional_call(module, parameters, (x.detach(),)).reshape(-1)
+        f = called(module, parameters, x.detach()).reshape(-1)
         costs = {}
         for name in candidates:
             if len(calls[name]) != 1 or not _plain(*calls[name][0]):

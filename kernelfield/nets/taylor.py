@@ -18,8 +18,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp
+from torch.func import jvp
 
+from kernelfield.nets.functional import called
 from kernelfield.nets.jacobian import refuse_unready
 
 Jet = Callable[[Tensor], tuple[Tensor, ...]]
@@ -61,7 +62,7 @@ class Taylor(nn.Module):
 
         def value(t: Tensor) -> tuple[Tensor, ...]:
             theta = {name: origin + t * steps[name] for name, origin in origins.items()}
-            return (functional_call(self.moved, theta, (x,)),)
+            return (called(self.moved, theta, x),)
 
         jet: Jet = value
         for _ in range(self.degree):

@@ -22,7 +22,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from kernelfield.core.contracts import Data, Model, Surrogate
 from kernelfield.core.posterior import Draws
@@ -33,6 +33,7 @@ from kernelfield.models.neural.network import CHUNK, RELU, Network
 from kernelfield.models.neural.train import Training, train
 from kernelfield.nets.algebra import Layer, Serial
 from kernelfield.nets.dense import Dense, Dropout
+from kernelfield.nets.functional import called
 
 
 def thinned(keep: float = 0.95) -> Serial:
@@ -131,7 +132,7 @@ class FittedDropout(Surrogate):
         fixed = {n: p.detach() for n, p in module.named_parameters() if not p.requires_grad}
 
         def one(masks: dict[str, Tensor]) -> Tensor:
-            return functional_call(module, {**fixed, **parameters, **masks}, (rows,))
+            return called(module, {**fixed, **parameters, **masks}, rows)
 
         size = max(1, CHUNK // max(1, len(rows) * self.network.activity))
         values = vmap(one, chunk_size=size)(self._named(self.masks.to(X)))
@@ -190,7 +191,7 @@ class _Noisy:
         seed = int(torch.randint(2**62, (1,), generator=self.seeds, device=self.seeds.device))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return functional_call(self.module.to(X), self.network.named(parameters[0]), (X[0],))[None]
+            return called(self.module.to(X), self.network.named(parameters[0]), X[0])[None]
 
 
 def _thinned_shapes(network: Network) -> dict[str, torch.Size]:

@@ -22,11 +22,12 @@ from functools import cached_property, reduce
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kernelfield.nets.algebra import Layer, Serial
 from kernelfield.nets.dense import Affine, Dense
+from kernelfield.nets.functional import called
 from kernelfield.nets.rectifiers import Relu
 
 RELU = Relu()
@@ -97,7 +98,7 @@ class Network:
 
     def call(self, parameters: Tensor, X: Tensor) -> Tensor:
         """The outputs (n, m) of one network, as a function that torch.func can differentiate."""
-        return functional_call(self.skeleton, {**self._buffers(X), **self.named(parameters)}, (X,))
+        return called(self.skeleton, {**self._buffers(X), **self.named(parameters)}, X)
 
     def named(self, parameters: Tensor) -> dict[str, Tensor]:
         """Parameters (*k, p) as tensors by name, (*k, *shape) each; views, not copies."""
