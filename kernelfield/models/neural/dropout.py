@@ -80,8 +80,7 @@ class MCDropout(Model):
         likelihood, m = Gaussian(self.noise), data.Y.shape[1]
         architecture = thinned(self.keep) if self.network is None else self.network
         network = Network(architecture, data.X.shape[1], m, self.width)
-        shapes = list(_thinned_shapes(network).values())
-        if not shapes:
+        if not _thinned_shapes(network):
             raise ValueError(
                 "the network has no dropout to draw masks from; put Dropout(0.95) behind its hidden activations"
             )
@@ -132,6 +131,9 @@ class FittedDropout(Surrogate):
         fixed = {n: p.detach() for n, p in module.named_parameters() if not p.requires_grad}
 
         def one(masks: dict[str, Tensor]) -> Tensor:
+            for part in module.modules():
+                if isinstance(part, _Mask):
+                    part.turn = 0
             return called(module, {**fixed, **parameters, **masks}, rows)
 
         size = max(1, CHUNK // max(1, len(rows) * self.network.activity))
@@ -156,28 +158,32 @@ class FittedDropout(Surrogate):
     def _masked(self) -> nn.Module:
         """The network with a buffer of one mask in the place of each dropout."""
         module = copy.deepcopy(self.network.skeleton)
-        for name, shape in _thinned_shapes(self.network).items():
-            owner, _, label = name.rpartition(".")
-            setattr(module.get_submodule(owner), label, _Mask(shape))
+        masks = {name: _Mask(shapes) for name, shapes in _thinned_shapes(self.network).items()}
+        known = {id(module.get_submodule(name)): mask for name, mask in masks.items()}
+        for path, layer in list(module.named_modules(remove_duplicate=False)):
+            if id(layer) in known:
+                owner, _, label = path.rpartition(".")
+                setattr(module.get_submodule(owner), label, known[id(layer)])
         return module
 
     def _named(self, masks: Tensor) -> dict[str, Tensor]:
-        shapes = _thinned_shapes(self.network)
-        parts = masks.split([shape.numel() for shape in shapes.values()], -1)
-        return {f"{n}.mask": part.unflatten(-1, s) for (n, s), part in zip(shapes.items(), parts, strict=True)}
+        turns = _turns(self.network)
+        parts = masks.split([shape.numel() for _, _, shape in turns], -1)
+        return {f"{n}.mask{i}": part.unflatten(-1, s) for (n, i, s), part in zip(turns, parts, strict=True)}
 
 
 class _Mask(nn.Module):
-    """Inputs times a mask, the same for all rows."""
+    """Inputs times a mask, the same for all rows; of several, each in its turn of a pass."""
 
-    mask: Tensor
-
-    def __init__(self, shape: torch.Size) -> None:
+    def __init__(self, shapes: list[torch.Size]) -> None:
         super().__init__()
-        self.register_buffer("mask", torch.ones(shape, dtype=torch.float64))
+        self.turn = 0
+        for i, shape in enumerate(shapes):
+            self.register_buffer(f"mask{i}", torch.ones(shape, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.mask
+        self.turn += 1
+        return x * self.get_buffer(f"mask{self.turn - 1}")
 
 
 class _Noisy:
@@ -194,15 +200,20 @@ class _Noisy:
             return called(self.module.to(X), self.network.named(parameters[0]), X[0])[None]
 
 
-def _thinned_shapes(network: Network) -> dict[str, torch.Size]:
-    """The shapes of what dropouts see of one row, by their names."""
-    shapes: dict[str, torch.Size] = {}
+def _turns(network: Network) -> list[tuple[str, int, torch.Size]]:
+    """The dropouts of a pass: their names, how often each was met before, and the shapes of their masks."""
+    return [(name, i, shape) for name, shapes in _thinned_shapes(network).items() for i, shape in enumerate(shapes)]
+
+
+def _thinned_shapes(network: Network) -> dict[str, list[torch.Size]]:
+    """The shapes of what dropouts see of one row, each time in turn, by their names."""
+    shapes: dict[str, list[torch.Size]] = {}
     hooks = []
     for name, module in network.skeleton.named_modules():
         if type(module) is nn.Dropout:
             hooks.append(
                 module.register_forward_hook(
-                    lambda module, inputs, output, name=name: shapes.__setitem__(name, output.shape[1:])
+                    lambda module, inputs, output, name=name: shapes.setdefault(name, []).append(output.shape[1:])
                 )
             )
     try:
@@ -217,7 +228,7 @@ def _thinned_shapes(network: Network) -> dict[str, torch.Size]:
 def _masks(network: Network, draws: int, generator: torch.Generator) -> Tensor:
     """Masks (k, units) of all dropouts side by side: zero, or one over the probability to keep."""
     parts = []
-    for name, shape in _thinned_shapes(network).items():
+    for name, _, shape in _turns(network):
         dropped = float(network.skeleton.get_submodule(name).p)  # type: ignore[arg-type]
         uniform = torch.rand(draws, shape.numel(), generator=generator, dtype=torch.float64, device=generator.device)
         parts.append((uniform >= dropped).double() / (1 - dropped))

@@ -77,6 +77,17 @@ def test_a_draw_is_one_function_whatever_it_is_asked():
     assert_close(whole, torch.stack(by_hand))
 
 
+def test_a_dropout_in_several_places_has_a_mask_in_each():
+    drop, relu = nn.Dropout(0.5), nn.ReLU()
+    network = nn.Sequential(nn.Linear(2, 4), relu, drop, nn.Linear(4, 8), relu, drop, nn.Linear(8, 2))
+    fitted = MCDropout(network, draws=5, training=QUICK).fit(sines(), generator=generator())
+    X, (first, _, _, second, _, _, last) = torch.randn(3, 2), fitted.network.module(fitted.parameters)
+    assert fitted.masks.shape == (5, 12)
+    for mask, values in zip(fitted.masks, fitted.values(X), strict=True):
+        expected = last(second(first(X).relu() * mask[:4]).relu() * mask[4:])
+        assert_close(values, expected)
+
+
 def test_chunks_of_masks_give_the_same(monkeypatch):
     fitted, X = MCDropout(draws=7, training=QUICK).fit(sines(), generator=generator()), torch.randn(3, 2)
     whole = fitted.values(X)
