@@ -58,7 +58,10 @@ class Layer(ABC):
         """What this layer needs to know of its input, given what those after it need."""
         return after
 
-    def __rshift__(self, after: "Layer") -> "Serial":
+    def __rshift__(self, after: object) -> "Serial":
+        if not isinstance(after, Layer):
+            given = f"the class {after.__name__}: write {after.__name__}()" if isinstance(after, type) else repr(after)
+            raise TypeError(f"layers are followed by layers such as Relu(), got {given}")
         return Serial(_steps(self) + _steps(after))
 
     def scales(self) -> list[float]:
@@ -110,6 +113,10 @@ class Repeat(Layer):
 
     block: Layer
     times: int
+
+    def __post_init__(self) -> None:
+        if self.times < 0:
+            raise ValueError(f"times must be a number of copies, zero or more, got {self.times}")
 
     def propagate(self, state: CovState) -> CovState:
         for _ in range(self.times):
@@ -189,6 +196,7 @@ class Concat(Layer):
     sets_width = True
 
     def __post_init__(self) -> None:
+        _require_branches(self, self.branches)
         if self.widths is not None and len(self.widths) != len(self.branches):
             raise ValueError(f"{len(self.branches)} branches need as many widths, got {self.widths}")
 
@@ -223,6 +231,9 @@ class Product(Layer):
 
     branches: tuple[Layer, ...]
 
+    def __post_init__(self) -> None:
+        _require_branches(self, self.branches)
+
     def propagate(self, state: CovState) -> CovState:
         return merge([b.propagate(state) for b in self.branches], _product)
 
@@ -241,6 +252,11 @@ class Product(Layer):
     @property
     def sets_width(self) -> bool:  # type: ignore[override]
         return all(branch.sets_width for branch in self.branches)
+
+
+def _require_branches(layer: Layer, branches: tuple[Layer, ...]) -> None:
+    if not branches:
+        raise ValueError(f"a {type(layer).__name__} needs at least one branch, got none")
 
 
 @dataclass(frozen=True)

@@ -263,7 +263,8 @@ class _FilterBank(Affine):
     def __init__(self, layer: _Filters, columns: int, size: int) -> None:
         if len(layer.window) > 3:
             raise ValueError(f"finite networks have up to three position axes, got {layer}")
-        super().__init__(columns, size, float(layer.w), layer.b, standard=layer.width is not None)
+        standard, widened = layer.width is not None, layer.scaling[0]
+        super().__init__(columns, size, float(layer.w), layer.b, standard=standard, widened=widened)
         self.windows = layer.windows
 
     @property

@@ -84,6 +84,8 @@ def from_torch(
     >>> from_torch(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)), scales=(1.5, 0.1)).steps[1]
     Relu()
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"module must be a torch module such as nn.Sequential(nn.Linear(3, 8), ...), got {module!r}")
     if parameterization not in PARAMETERIZATIONS:
         raise ValueError(f"parameterization must be 'ntk' or 'standard', got {parameterization!r}")
     return _Reader(scales, parameterization).layer(module, "")
@@ -242,14 +244,15 @@ def _fixed(activation: Activation) -> "Read":
 
 def _affine(reader: _Reader, module: Affine, path: str) -> Layer:
     w = tuple(module.w.tolist()) if isinstance(module.w, Tensor) else module.w
-    return Dense(w, None if module.bias is None else module.b, module.fan_out if module.standard else None)
+    width = module.fan_out if module.standard else None
+    return Dense(w, None if module.bias is None else module.b, width, (module.widened, 1))
 
 
 def _filters(reader: _Reader, module: Any, path: str) -> Layer:
     windows, b = module.windows, None if module.bias is None else module.b
     kind = {k.__name__: k for k in (Conv, ConvTranspose, ConvLocal)}[windows.layer]
     width = module.fan_out if module.standard else None
-    return kind(windows.window, module.w, b, windows.padding, windows.strides, width)
+    return kind(windows.window, module.w, b, windows.padding, windows.strides, width, (module.widened, 1))
 
 
 def _window_sum(reader: _Reader, module: Any, path: str) -> Layer:

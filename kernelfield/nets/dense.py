@@ -66,7 +66,7 @@ class Dense(Layer):
     def module(self, fan_in: int, width: int, fan_out: int) -> tuple[nn.Module, int]:
         size = fan_out if self.width is None else self.width
         w = torch.tensor(self.w) if isinstance(self.w, tuple) else float(self.w)
-        return Affine(fan_in, size, w, self.b, standard=self.width is not None), size
+        return Affine(fan_in, size, w, self.b, standard=self.width is not None, widened=self.scaling[0]), size
 
     def gaussian(self, before: bool) -> bool:
         return True
@@ -144,7 +144,7 @@ def weighed(points: Points, w: tuple[Scale, ...]) -> Points:
 
 
 def _shown(w: tuple[Scale, ...]) -> tuple[float, ...]:
-    return tuple(round(float(torch.as_tensor(s).mean()), 4) for s in w)
+    return tuple(round(torch.as_tensor(s).detach().mean().item(), 4) for s in w)
 
 
 @dataclass(frozen=True)
@@ -190,21 +190,25 @@ class Dropout(Layer):
 
 
 def refuse_negative(layer: Layer, scale: object) -> None:
-    if isinstance(scale, float | int) and not scale >= 0:
-        raise ValueError(f"the scales of a {type(layer).__name__} must not be negative, got {scale}")
+    if isinstance(scale, float | int) and not 0 <= scale < math.inf:
+        raise ValueError(f"the scales of a {type(layer).__name__} must be finite and not negative, got {scale}")
 
 
 class Affine(nn.Module):
     """A dense layer with random weights, in either parameterisation.
 
     gains multiply weights and biases on their way, so that the parameters of the NTK
-    parameterisation are standard normal; `spreads` are their standard deviations. If fan_in is
+    parameterisation are standard normal; `spreads` are their standard deviations. In the standard
+    one, `widened` is the s_in of a layer's scaling, by whose root weights are divided. If fan_in is
     UNKNOWN, the weights are drawn when the first inputs come.
     """
 
-    def __init__(self, fan_in: int, fan_out: int, w: float | Tensor, b: Scale | None, *, standard: bool) -> None:
+    def __init__(
+        self, fan_in: int, fan_out: int, w: float | Tensor, b: Scale | None, *, standard: bool, widened: int = 1
+    ) -> None:
         super().__init__()
         self.w, self.b, self.standard = w, 0.0 if b is None else float(b), standard
+        self.widened = widened
         self.weight = UninitializedParameter()
         self.bias = None if b is None else UninitializedParameter()
         self.fan_out = fan_out
@@ -214,8 +218,9 @@ class Affine(nn.Module):
     def draw(self, rows: int, columns: int) -> None:
         """Draw weights (rows, columns) and biases (rows,)."""
         scale = self.w / math.sqrt(columns)
-        self.gains = (1.0, 1.0) if self.standard else (scale, self.b)
-        self.spreads = (scale, self.b) if self.standard else (1.0, 1.0)
+        share = self.widened**-0.5
+        self.gains = (share, 1.0) if self.standard else (scale, self.b)
+        self.spreads = (scale / share, self.b) if self.standard else (1.0, 1.0)
         for parameter, shape, spread in zip(
             (self.weight, self.bias), ((rows, columns), (rows,)), self.spreads, strict=True
         ):

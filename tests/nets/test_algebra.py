@@ -1,5 +1,7 @@
 """One architecture, three readings: its kernel, finite networks and scales agree."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -91,12 +93,27 @@ def test_the_standard_parameterisation_agrees_with_autograd():
     agrees_with_wide_networks(_standard(256), Points(torch.randn(4, 3)), width=256)
 
 
+def test_sides_that_are_widened_have_the_tangent_kernel_of_autograd():
+    hidden = Dense(1.2, 0.1, 256, (1, 3)) >> Relu() >> Dense(1.3, None, 256, (3, 2)) >> Relu()
+    agrees_with_wide_networks(hidden >> Dense(1.0, 0.1, 1, (2, 1)), Points(torch.randn(4, 3)), width=256)
+
+
+@pytest.mark.parametrize("after", [Relu, 3])
+def test_only_layers_follow_layers(after):
+    with pytest.raises(TypeError, match=r"write Relu\(\)" if after is Relu else "got 3"):
+        Dense() >> after
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Dense(-1.0), "must not be negative, got -1.0"),
-        (lambda: Dense(1.0, -0.5), "must not be negative, got -0.5"),
-        (lambda: Dense((1.0, -2.0)), "must not be negative, got -2.0"),
+        (lambda: Dense(math.inf), "must be finite and not negative, got inf"),
+        (lambda: Repeat(Dense(), -1), "zero or more, got -1"),
+        (lambda: Product(()), "a Product needs at least one branch"),
+        (lambda: Concat(()), "a Concat needs at least one branch"),
+        (lambda: Dense(-1.0), "not negative, got -1.0"),
+        (lambda: Dense(1.0, -0.5), "not negative, got -0.5"),
+        (lambda: Dense((1.0, -2.0)), "not negative, got -2.0"),
         (lambda: Dropout(1.5), "probability between 0 and 1, got 1.5"),
         (lambda: Concat((Dense(), Dense()), (1,)), "2 branches need as many widths"),
         (lambda: gram(Dense(), Points(torch.ones(2, 3)), kind="cnn"), "kind must be 'nngp' or 'ntk', got 'cnn'"),

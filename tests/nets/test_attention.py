@@ -151,7 +151,7 @@ def test_unknown_words_are_named():
         Attention(position="sum", decay=1.0, power=3)
     with pytest.raises(ValueError, match="need positional embeddings"):
         Attention(w_position=0.7)
-    with pytest.raises(ValueError, match="must not be negative, got -1.0"):
+    with pytest.raises(ValueError, match="must be finite and not negative, got -1.0"):
         Attention(w_key=-1.0)
 
 

@@ -188,7 +188,7 @@ def test_the_tangent_kernel_is_that_of_wide_networks(name):
     ("make", "words"),
     [
         (lambda: Controlled(Dense()), r"phi must be an activation such as Relu\(\), or Identity\(\), got Dense"),
-        (lambda: Controlled(w=-1.0), "scales of a Controlled must not be negative, got -1"),
+        (lambda: Controlled(w=-1.0), "scales of a Controlled must be finite and not negative, got -1"),
         (lambda: Controlled(refinement=-1), "refinement=-1"),
         (lambda: Controlled(layers=0), "layers=0"),
         (lambda: gram(Controlled(), paths(2, 1, 3)), r"at least two positions, got the shape \(1, 3\)"),

@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from kernelfield.nets.algebra import Residual
 from kernelfield.nets.conv import Conv, ConvLocal, ConvTranspose
+from kernelfield.nets.convert import from_torch
 from kernelfield.nets.dense import Dense, Dropout
 from kernelfield.nets.gram import diagonal, gram
 from kernelfield.nets.points import Points
@@ -61,6 +62,15 @@ def inputs(space, n=3, c=2, size=None):
 @pytest.mark.parametrize(("arch", "space"), ALL, ids=NAMES)
 def test_wide_networks_have_the_kernel(arch, space):
     agrees_with_wide_networks(arch, Points(inputs(space), space), width=100, networks=200)
+
+
+def test_sides_that_are_widened_have_the_tangent_kernel_of_autograd():
+    arch = Conv((2, 2), 1.2, 0.1, width=100, scaling=(1, 3)) >> Relu() >> Conv((2, 1), 1.2, width=100, scaling=(3, 2))
+    arch = arch >> Relu() >> Flatten() >> Dense()
+    agrees_with_wide_networks(arch, Points(inputs(2), 2), width=100, networks=200)
+    network, _ = arch.module(2, 8, 1)
+    network(inputs(2))  # draws the weights behind Flatten
+    assert [step.scaling[0] for step in from_torch(network).steps[:3:2]] == [1, 3]
 
 
 @pytest.mark.slow
@@ -180,7 +190,7 @@ ERRORS = [
     (lambda: Conv(3), "one size for each position axis"),  # type: ignore[arg-type]
     (lambda: Conv((3, 3), strides=(1, 1, 1)), "2 strides"),
     (lambda: Conv((3, 3), strides=0), "positive integers"),
-    (lambda: Conv((3, 3), -1.0), "must not be negative"),
+    (lambda: Conv((3, 3), -1.0), "must be finite and not negative"),
     (lambda: gram(Conv((3, 3)) >> Flatten(), Points(torch.randn(2, 5))), "2 position axes"),
     (lambda: gram(Conv((3, 3)) >> Flatten(), Points(torch.randn(2, 5, 1), 1)), r"Points\(x, space=2\)"),
     (lambda: gram(ConvTranspose((3,)) >> Flatten(), Points(torch.randn(2, 5))), r"Points\(x, space=1\)"),

@@ -176,5 +176,5 @@ def test_gaps_and_missing_ends_are_refused():
 
 
 def test_a_negative_scale_is_refused():
-    with pytest.raises(ValueError, match="scales of a Recurrent must not be negative, got -1.0"):
+    with pytest.raises(ValueError, match="scales of a Recurrent must be finite and not negative, got -1.0"):
         Recurrent(Relu(), w=-1.0)
