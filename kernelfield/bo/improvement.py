@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kernelfield.bo.moments import Moments
 
+SURE = 10.0  # z above which h(z) is z to rounding, and its own formula would overflow
 FAR = -60.0  # z below which four terms of the asymptotic series of h are exact, and its own formula cancels
 LOG_NORMAL = 0.5 * math.log(2 * math.pi)
 
@@ -136,15 +137,13 @@ def log_partial_expectation(z: Tensor) -> Tensor:
     >>> round(log_partial_expectation(torch.tensor([0.0])).item(), 4)  # log phi(0)
     -0.9189
     """
-    least = z.min().item() if len(z) else 0.0
-    upper = z.clamp_min(-1.0)
-    value = (torch.exp(-0.5 * upper.square() - LOG_NORMAL) + upper * torch.special.ndtr(upper)).log()
-    if least > -1:
-        return value
-    # Below, h(z) = phi(z) (1 - t), with t = |z| Phi(z) / phi(z) from the scaled complementary error function.
-    lower = z.clamp(FAR, -1.0)
-    t = -lower * torch.special.erfcx(-lower / math.sqrt(2)) * math.sqrt(math.pi / 2)
-    value = torch.where(z > -1, value, -0.5 * lower.square() - LOG_NORMAL + torch.log1p(-t))
+    least, most = (end.item() for end in z.aminmax()) if len(z) else (0.0, 0.0)
+    near = z if FAR < least and most < SURE else z.clamp(FAR, SURE)
+    # h(z) = phi(z) (1 + z m), with Mills' ratio m = Phi(z) / phi(z) from the scaled complementary error function.
+    mills = torch.special.erfcx(near * -math.sqrt(0.5)) * math.sqrt(math.pi / 2)
+    value = torch.log1p(near * mills).sub_(near.square(), alpha=0.5) - LOG_NORMAL
+    if most >= SURE:
+        value = torch.where(z < SURE, value, z.clamp_min(SURE).log())
     if least > FAR:
         return value
     square = z.clamp_max(FAR).square()

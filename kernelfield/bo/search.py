@@ -10,11 +10,13 @@ Sources: Balandat et al. (2020), "BoTorch", for the starts; Byrd et al. (1995) f
 climb.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import OptimizeResult
 from torch import Tensor
 
 from kernelfield.bo.improvement import Acquisition
@@ -29,6 +31,8 @@ BLOCK = 512  # points evaluated at once
 NEAR = (0.2, 0.02)  # standard deviations of the perturbations of the best trials, as shares of the cube
 ROUNDS = 20  # of continuous and discrete search in turn, and changes within one: far more than are needed
 CHANGES = 200
+STRIDE = 3  # steps of a search, by REACH times whose gain it may still win if it is behind; one may be short by chance
+REACH = 2.0
 GAIN = 1e-9  # of an acquisition's value below which a discrete change is none
 
 
@@ -114,6 +118,7 @@ class _Surface:
             ftol=1e-7,
             pgtol=1e-5,
             pass_batch_indices=True,
+            callback=_Leader(),
         )
         moved = X.copy()
         moved[:, free] = np.clip(ends, 0.0, 1.0)
@@ -121,6 +126,21 @@ class _Surface:
 
     def _tensor(self, X: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(X)).to(self.device)
+
+
+class _Leader:
+    """Ends a search that is behind the best one and would not catch up by REACH times what its last steps gained."""
+
+    def __init__(self) -> None:
+        self.best, self.courses = math.inf, dict[int, list[float]]()
+
+    def __call__(self, intermediate_result: OptimizeResult) -> None:
+        value = float(intermediate_result.fun)
+        course = self.courses.setdefault(id(intermediate_result.x), [])  # each search keeps its own array
+        course.append(value)
+        self.best = min(self.best, value)
+        if len(course) > STRIDE and value - REACH * (course[-1 - STRIDE] - value) > self.best:
+            raise StopIteration
 
 
 def _perturbed(near: np.ndarray, space: Space, count: int, random: np.random.Generator) -> np.ndarray:

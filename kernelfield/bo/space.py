@@ -128,6 +128,12 @@ class Space:
             free[one.columns] = False
         return np.flatnonzero(free)
 
+    @cached_property
+    def _real(self) -> bool:
+        """Whether every point of the cube is one of parameters."""
+        free = (d for d in self.parameters.values() if not d.single())
+        return not self.conditions and all(isinstance(d, FloatDistribution) and d.step is None for d in free)
+
     def exists(self, name: str, parameters: Parameters) -> bool:
         """Whether a parameter exists beside these."""
         condition = self.conditions.get(name)
@@ -154,7 +160,9 @@ class Space:
         return [{name: value for name, value in row.items() if self.exists(name, row)} for row in rows]
 
     def nearest(self, X: np.ndarray) -> np.ndarray:
-        """The points (n, d) of the parameters nearest to X: what a trial there would be recorded as."""
+        """The points (n, d) of the parameters nearest to X: what a trial there would be recorded as, up to rounding."""
+        if self._real:
+            return np.clip(X, 0.0, 1.0)
         return self.encode(self.decode(X))
 
     def scattered(self, count: int, seed: int) -> np.ndarray:

@@ -189,7 +189,7 @@ class Gram:
         self.K, self.S = X.new_empty(n, n), X.new_empty(n, n)
         self.shape_slopes = X.new_empty(n, n) if profile.shaped else None
         self.basis = torch.cat([X.new_ones(n, 1), self.X, self.squares], 1)
-        self.inverse = np.ones(d)  # 1 / lengthscale^2
+        self.one = self.inverse = np.ones(d)  # the latter 1 / lengthscale^2
         self.z = torch.empty_like(self.X)
         self.norm, self.log_scale, self.alpha = X.new_empty(n), X.new_empty(()), X.new_empty(())
         step = max(1, TILE // n)
@@ -216,7 +216,7 @@ class Gram:
 
     def fill(self, lengthscale: np.ndarray, log_outputscale: float, shape: float | None = None) -> Tensor:
         """The lower triangle of K (n, n), overwritten by the next call; its diagonal is exact."""
-        scale = 1 / np.broadcast_to(lengthscale, self.X.shape[1:])
+        scale = self.one / lengthscale
         self.inverse = scale**2
         inverse = torch.from_numpy(scale * self.profile.stretch**0.5).to(self.X)
         torch.mul(self.X, inverse, out=self.z)

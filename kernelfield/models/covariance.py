@@ -316,7 +316,7 @@ def _log_normal(prior: LogNormalPrior, own: slice, *, shape: torch.Size) -> LogD
     constant = -0.5 * np.log(2 * math.pi * variance).sum()
 
     def density(theta: Vector) -> tuple[float, Vector]:
-        x, slope = theta[own], np.zeros_like(theta)
+        x, slope = theta[own], np.zeros(len(theta))
         gap = (x - loc) / variance
         slope[own] = -1 - gap
         return float(constant - (x + 0.5 * gap * (x - loc)).sum()), slope

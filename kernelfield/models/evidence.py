@@ -149,7 +149,8 @@ class Objective:
 
     def split(self, theta: np.ndarray) -> tuple[np.ndarray, float, Mixing]:
         """Kernel parameters, noise and mixing law."""
-        parameters, shapes = np.split(theta, [len(theta) - len(self.log_shapes)])
+        ends = len(theta) - len(self.log_shapes)
+        parameters, shapes = theta[:ends], theta[ends:]
         mixing = self.mixing.reshaped(np.exp(shapes).tolist()) if len(shapes) else self.mixing
         if not self.learn:
             return parameters, math.exp(self.log_noise), mixing

@@ -31,7 +31,10 @@ class Bump(Moments):
         return Marginal(mean, std, pull)
 
 
-@pytest.mark.parametrize("z", [5.0, 0.3, -0.99, -1.01, -7.0, -37.0, -59.9, -60.1, -400.0, -1e5, -1e12])
+FAR_AND_NEAR = [1e6, 40.0, 10.01, 9.99, 5.0, 0.3, -0.99, -1.01, -7.0, -37.0, -59.9, -60.1, -400.0, -1e5, -1e12]
+
+
+@pytest.mark.parametrize("z", FAR_AND_NEAR)
 def test_the_logarithm_of_the_partial_expectation_is_exact_far_into_its_tail(z: float) -> None:
     with mpmath.workdps(60):
         x = mpmath.mpf(z)

@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from kernelfield.bo.improvement import Differentiable
-from kernelfield.bo.search import Budget, maximise
+from kernelfield.bo.search import REACH, Budget, maximise
 from kernelfield.bo.space import Space
 
 
@@ -61,6 +63,28 @@ def test_values_that_are_no_numbers_are_passed_over() -> None:
     holes = Differentiable(lambda X: torch.where(X[:, 0] > 0.5, torch.nan, X[:, 0]))
     found = maximise(holes, space, near=np.empty((0, 1)), seed=0)
     assert 0.45 < found.points[0, 0] <= 0.5
+
+
+def test_a_search_that_is_behind_ends_early_and_costs_the_best_one_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def valley(X: Tensor) -> Tensor:  # Rosenbrock's, where searches crawl for long
+        U = 4 * X - 2
+        return -(100 * (U[:, 1:] - U[:, :-1].square()).square() + (1 - U[:, :-1]).square()).sum(-1).log1p()
+
+    def found(reach: float) -> tuple[int, float]:
+        sizes = []
+
+        def counted(X: Tensor) -> Tensor:
+            sizes.append(len(X) * X.requires_grad)
+            return valley(X)
+
+        monkeypatch.setattr("kernelfield.bo.search.REACH", reach)
+        space = Space.of({f"x{i}": (0.0, 1.0) for i in range(5)})
+        ends = maximise(Differentiable(counted), space, near=np.empty((0, 5)), seed=0)
+        return sum(sizes), ends.values[0]
+
+    (steps, best), (all_steps, best_of_all) = found(REACH), found(math.inf)
+    assert steps < 0.8 * all_steps
+    assert best == pytest.approx(best_of_all, abs=1e-4)
 
 
 def test_many_discrete_columns_are_climbed_value_by_value() -> None:
