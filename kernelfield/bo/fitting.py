@@ -2,7 +2,7 @@
 
 Models see points of the unit cube centred and scaled as uniform ones are to mean zero and variance one,
 wherever the trials lie, so that the priors of their kernels mean the same throughout an optimisation;
-and values standardised by those seen.
+and values standardised by those seen. A known variance below the least that a fit would learn counts as that.
 
 The hyperparameters of an exact process start from those of the fit before, which the caller keeps in
 a `Record`, and are held while the trials have grown by less than a tenth: a fit of n trials then costs
@@ -24,6 +24,7 @@ from kernelfield.kernels.named import named
 from kernelfield.kernels.stationary import Stationary
 from kernelfield.models.conditioned import FittedProcess
 from kernelfield.models.covariance import covariance
+from kernelfield.models.evidence import NOISE_REACH
 from kernelfield.models.process import Process
 from kernelfield.models.zoo import model as named_model
 
@@ -74,18 +75,29 @@ def fit(
     X: Tensor,
     y: Tensor,
     *,
-    weight: Tensor | None = None,
+    noise: Tensor | None = None,
     record: Record | None = None,
     generator: torch.Generator,
     x_map: Affine | None = None,
 ) -> Fitted:
-    """The surrogate of values y (n,) at points X (n, d), of the unit cube unless x_map says what the model sees."""
+    """The surrogate of values y (n,) at points X (n, d), of the unit cube unless x_map says what the model sees.
+
+    noise : variances (n,) of the values where they are known. An exact process takes them as they are; other models
+        learn their size and take their ratios.
+    """
     x_map = x_map or cube(X, X.shape[1])
     y_map = Affine.standardising(y[:, None])
+    weight, usual = None, None
+    if noise is not None:
+        noise = (noise / y_map.scale.square()).clamp_min(NOISE_REACH[0])
+        usual = noise.median().item()  # that of the next value; one trial that failed to say much is not the rule
+        weight = usual / noise
     data = Data(x_map(X), y_map(y[:, None]), weight)
     if not isinstance(model, Process):
         return Fitted(Scaled(model.fit(data, generator=generator), x_map, y_map), None)
     started = _started(model, data, record)
+    if usual is not None and not isinstance(model.noise, str):
+        started = replace(started, noise=usual, learn_noise=False)
     fitted = started.fit(data, generator=generator)
     kept = None
     if isinstance(fitted, FittedProcess):

@@ -137,7 +137,7 @@ class Optimizer:
         Values that are not finite, or too many or too few, mark the trial as failed, with a warning.
 
         constraints : kept where at most 0; the same in every trial.
-        noise : the variance of each value, where it is known.
+        noise : the variance of each value, where it is known: it counts once every trial has one.
 
         Errors: ValueError for a trial that is not there or has ended.
         """
@@ -255,10 +255,10 @@ class Optimizer:
         records = known.told.records if known.told else ()
         laws = []
         for j, (column, sign) in enumerate(zip(known.Y.T, self._signs().tolist(), strict=True)):
-            weight = None if known.noise is None else torch.from_numpy(known.noise[:, j].mean() / known.noise[:, j])
+            noise = None if known.noise is None else torch.from_numpy(np.ascontiguousarray(known.noise[:, j]))
             y = torch.from_numpy(np.ascontiguousarray(column))
             record, generator = records[j] if j < len(records) else None, torch.Generator().manual_seed(j)
-            belief = moments(fit(self.model, X, y, weight=weight, record=record, generator=generator).surrogate)
+            belief = moments(fit(self.model, X, y, noise=noise, record=record, generator=generator).surrogate)
             parts = [belief.values(part) for part in at.split(TOGETHER)]
             laws.append((torch.cat([sign * mean for mean, _ in parts]), torch.cat([std for _, std in parts])))
         mean, std = (torch.stack(columns, -1).detach().numpy() for columns in zip(*laws, strict=True))

@@ -57,7 +57,7 @@ class FieldSampler(BaseSampler):
         model-based asynchronous Hyperband. See `kernelfield.bo.fidelity`. Known variances are not looked at.
     seed : of all randomness; None takes one from the operating system.
 
-    Where a trial's value is known with a variance, say so by
+    Where every trial's value is known with a variance, say so by
     trial.set_user_attr("kernelfield:noise", variance). Constraints are those of `Trial.set_constraint`.
 
     Errors: ValueError for an unknown surrogate, acquisition or fidelity, fewer than one start-up trial, or a fidelity

@@ -115,13 +115,12 @@ def _fitted(
     generator = torch.Generator().manual_seed(seed)
     if known.curves is not None and not index:
         return fit_curves(model, X, known.curves, record=record, generator=generator)
-    weight = None
+    noise = None
     if known.noise is not None and index < known.noise.shape[1]:
-        noise = known.noise[:, index]
-        weight = torch.from_numpy(noise.mean() / noise).to(X)
+        noise = torch.from_numpy(known.noise[:, index]).to(X)
     said = np.isfinite(column)  # a trial that runs or was pruned may not have
     X, y = X[torch.from_numpy(said).to(X.device)], torch.from_numpy(column[said]).to(X)
-    return fit(model, X, y, weight=weight, record=record, generator=generator)
+    return fit(model, X, y, noise=noise, record=record, generator=generator)
 
 
 def _thinned(known: History, most: int, seed: int) -> History:

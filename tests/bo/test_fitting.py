@@ -6,6 +6,7 @@ import torch
 from kernelfield.bo.fitting import Fitted, Record, fit, recipe
 from kernelfield.kernels.stationary import RBF
 from kernelfield.models.neural.ensemble import Ensemble
+from kernelfield.models.neural.train import Training
 from kernelfield.models.process import Process
 
 
@@ -61,15 +62,43 @@ def test_a_record_of_another_space_is_passed_over() -> None:
     assert len(found.record.parameters) == 4
 
 
-def test_known_noise_stands_for_itself() -> None:
+def test_known_noise_is_the_noise_of_the_process() -> None:
     X, y = trials(20)
-    weight = torch.ones(20)
-    weight[3] = 1e-6  # a trial that says next to nothing
+    noise = torch.linspace(0.5, 1.5, 20).to(X)
+    one = fit(Process(), X, y, noise=noise, generator=torch.Generator().manual_seed(0)).surrogate
+    each = one.inner.noise / one.inner.data.weight * one.to_model_y.scale.square()
+    torch.testing.assert_close(each, noise)
+
+
+def test_known_noise_outlives_the_hyperparameters_of_the_last_fit() -> None:
+    X, y = trials(20)
+    learned = fit(Process(), X, y, generator=torch.Generator().manual_seed(0))
+    again = fit(
+        Process(), X, y, noise=torch.ones(20), record=learned.record, generator=torch.Generator().manual_seed(0)
+    )
+    assert again.record.noise == pytest.approx(1 / again.surrogate.to_model_y.scale.item() ** 2)
+
+
+def test_a_value_with_an_enormous_noise_says_next_to_nothing() -> None:
+    X, y = trials(20)
+    noise = torch.full((20,), 1e-2)
+    noise[3] = 1e6
     wrong = y.clone()
     wrong[3] += 1000
-    kept = fit(Process(), X, wrong, weight=weight, generator=torch.Generator().manual_seed(0)).surrogate
+    kept = fit(Process(), X, wrong, noise=noise, generator=torch.Generator().manual_seed(0)).surrogate
     assert kept.posterior(X).mean[[0, 1, 2, 4], 0] == pytest.approx(y[[0, 1, 2, 4]], abs=25)
     assert kept.posterior(X).mean[3, 0].item() == pytest.approx(y[3].item(), abs=60)
+    assert kept.inner.noise * kept.to_model_y.scale.square().item() < 1  # of the next value
+
+
+def test_networks_take_the_ratios_of_known_noises() -> None:
+    X, y = trials(20)
+    model = Ensemble(members=2, training=Training(steps=5))
+    one, other = (
+        fit(model, X, y, noise=size * torch.linspace(1, 2, 20).to(X), generator=torch.Generator().manual_seed(0))
+        for size in (1.0, 10.0)
+    )
+    torch.testing.assert_close(one.surrogate.posterior(X).mean, other.surrogate.posterior(X).mean)
 
 
 def test_constant_values_can_be_fitted() -> None:
