@@ -6,7 +6,7 @@ interrupted, and any number of processes that share the storage, go on from what
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ try:
     from botorch.utils.multi_objective.hypervolume import Hypervolume
     from botorch.utils.multi_objective.pareto import is_non_dominated
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
     from optuna.storages import BaseStorage
     from optuna.study import StudyDirection
     from optuna.trial import FrozenTrial, Trial, TrialState
@@ -54,6 +55,8 @@ class Optimizer:
     directions : "minimize" or "maximize", one an objective.
     storage : None for memory, or an address; see `kernelfield.bo.storage`.
     name : of the study in its storage. One that is there already is taken up again.
+    fidelity, pruner : "step" learns from what `report` is told on the way, and the pruner, Optuna's asynchronous
+        successive halving unless another is given, says which trials to stop; see `kernelfield.bo.fidelity`.
     settings : the others of `kernelfield.bo.optuna.FieldSampler`: kernel, startup_trials, reference, most, budget,
         device.
 
@@ -86,6 +89,8 @@ class Optimizer:
         most: int = 2000,
         budget: Budget | None = None,
         device: str = "cpu",
+        fidelity: Literal["step"] | None = None,
+        pruner: BasePruner | None = None,
     ) -> None:
         directions = (directions,) if isinstance(directions, str) else tuple(directions)
         for one in directions:
@@ -96,6 +101,8 @@ class Optimizer:
         if reference is not None and len(reference) != len(directions):
             raise ValueError(f"reference must have {len(directions)} numbers, one an objective, got {reference}")
         check_objectives(acquisition, len(directions))
+        if len(directions) > 1 and (fidelity or pruner):
+            raise ValueError(f"fidelity and pruner are for one objective, got {len(directions)}; leave them out")
         self.space = Space.of(space)
         self.acquisition = acquisition
         sampler = FieldSampler(
@@ -108,6 +115,7 @@ class Optimizer:
             most=most,
             budget=budget,
             device=device,
+            fidelity=fidelity,
             seed=seed,
             warn_independent_sampling=False,
         )
@@ -115,6 +123,7 @@ class Optimizer:
         self.model = recipe(surrogate, kernel)
         opened = storage if isinstance(storage, BaseStorage) else open_storage(storage)
         self.study = open_study(opened, name, directions, list(self.space.parameters), sampler)
+        self.study.pruner = pruner or (SuccessiveHalvingPruner() if fidelity else NopPruner())
         self._asked: dict[int, Trial] = {}
 
     def ask(self, n: int = 1) -> list[Suggestion]:
@@ -153,6 +162,30 @@ class Optimizer:
                 result = Failure(str(error))
         if not self._settle(number, result):
             raise ValueError(f"trial {number} has ended already; a trial is told once")
+
+    def report(self, trial: Suggestion | int, value: float, step: int) -> bool:
+        """Tell what a trial has come to on its way, after so many steps, and learn whether it is worth no more of them.
+
+        Errors: ValueError for a value that is no number, a negative step, several objectives, or a trial that is not
+            there or has ended.
+        """
+        running = self._running(trial, "reports")
+        if len(self.study.directions) > 1:
+            raise ValueError(f"reports are of one objective, got {len(self.study.directions)}; tell values at the end")
+        try:
+            running.report(value, step)
+        except TypeError as error:
+            raise ValueError(f"value must be a number and step a whole one, got {value!r} and {step!r}") from error
+        return running.should_prune()
+
+    def stop(self, trial: Suggestion | int) -> None:
+        """End a trial before its time; with a fidelity, what it has reported counts.
+
+        Errors: ValueError for a trial that is not there or has ended.
+        """
+        running = self._running(trial, "is stopped")
+        self._asked.pop(running.number, None)
+        self.study.tell(running.number, state=TrialState.PRUNED)
 
     def enqueue(self, parameters: Parameters) -> None:
         """Have a point evaluated before any other; what it leaves open is chosen when its turn comes.
@@ -285,13 +318,23 @@ class Optimizer:
             trial.number, {name: parameters[name] for name in self.space.parameters if name in parameters}
         )
 
-    def _settle(self, number: int, result: Outcome | Failure) -> bool:
-        """Store what a trial came to; False if it has ended already."""
-        storage = self.study._storage
+    def _identity(self, number: int) -> int:
         try:
-            identity = storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+            return self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
         except KeyError:
             raise ValueError(f"there is no trial {number}; tell what ask gave") from None
+
+    def _running(self, trial: Suggestion | int, what: str) -> Trial:
+        """A trial that has not ended."""
+        number = trial.number if isinstance(trial, Suggestion) else trial
+        identity = self._identity(number)
+        if self.study._storage.get_trial(identity).state != TrialState.RUNNING:
+            raise ValueError(f"trial {number} has ended already; a trial {what} while it runs")
+        return self._asked.get(number) or Trial(self.study, identity)
+
+    def _settle(self, number: int, result: Outcome | Failure) -> bool:
+        """Store what a trial came to; False if it has ended already."""
+        storage, identity = self.study._storage, self._identity(number)
         trial = self._asked.pop(number, None)
         if storage.get_trial(identity).state != TrialState.RUNNING:
             return False

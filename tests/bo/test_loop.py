@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 from kernelfield.bo.history import NOISE, read
@@ -184,12 +185,60 @@ def test_noise_that_is_known_reaches_the_surrogate() -> None:
     assert all(trial.user_attrs[NOISE] == [0.04] for trial in optimizer.trials)
 
 
+def watched(optimizer: Optimizer, count: int) -> int:
+    """How many steps it takes to watch so many trials of a loss that falls to its level by the ninth step."""
+    steps = 0
+    for _ in range(count):
+        [point] = optimizer.ask()
+        for step in range(1, 10):
+            loss, steps = valley(point.parameters) + 1 / step, steps + 1
+            if optimizer.report(point, loss, step) and step < 9:
+                optimizer.stop(point)
+                break
+        else:
+            optimizer.tell(point, loss)
+    return steps
+
+
+def test_trials_that_are_stopped_on_their_way_are_learned_from() -> None:
+    pruner = SuccessiveHalvingPruner(1, 3)
+    optimizer = Optimizer(LINE, startup_trials=6, seed=0, budget=QUICK, fidelity="step", pruner=pruner)
+    assert watched(optimizer, 16) < 0.7 * 16 * 9
+    states = [trial.state for trial in optimizer.trials]
+    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert optimizer.best is not None
+    assert abs(optimizer.best.params["x"] - 0.3) < 0.02
+    last = read(optimizer.trials[-1])
+    assert last is not None
+    assert last.records[0].rows > states.count(TrialState.COMPLETE)  # type: ignore[union-attr]
+
+
+def test_reports_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    address = f"journal:{tmp_path / 'a.journal'}"
+    optimizer = Optimizer(LINE, storage=address, fidelity="step", seed=0)
+    [point] = optimizer.ask()
+    assert not Optimizer(LINE, storage=address, fidelity="step", seed=0).report(point.number, 0.5, 1)
+    with pytest.raises(ValueError, match="value must be a number and step a whole one, got 'low' and 2"):
+        optimizer.report(point, "low", 2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="there is no trial 7"):
+        optimizer.report(7, 0.5, 1)
+    optimizer.stop(point)
+    for late in (lambda: optimizer.report(point, 0.4, 2), lambda: optimizer.stop(point)):
+        with pytest.raises(ValueError, match="trial 0 has ended already"):
+            late()
+    several = Optimizer(LINE, directions=SEVERAL, startup_trials=4, seed=0)
+    with pytest.raises(ValueError, match="reports are of one objective, got 2"):
+        several.report(several.ask()[0], 0.5, 1)
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no direction": ({"directions": []}, "directions must name at least one"),
     "an odd direction": ({"directions": ["up"]}, "must be 'minimize' or 'maximize', got 'up'"),
     "an unknown surrogate": ({"surrogate": "nngb"}, "no model is called 'nngb'; did you mean nngp"),
     "an unknown acquisition": ({"acquisition": "log_e"}, "no acquisition is called 'log_e'; did you mean log_ei"),
     "an acquisition of several": ({"acquisition": "qlog_nehvi"}, "'qlog_nehvi' is not for 1 objectives"),
+    "steps of several": ({"fidelity": "step", "directions": SEVERAL}, "are for one objective, got 2"),
+    "another fidelity": ({"fidelity": "epoch"}, "fidelity must be 'step'"),
     "a reference of two": ({"reference": (1.0, 2.0)}, "reference must have 1 numbers"),
 }
 
