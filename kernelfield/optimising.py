@@ -185,7 +185,8 @@ def _learned(optimizer: Optimizer) -> tuple[list[Slice], dict[str, float]]:
         return [], {}
     best = min(front, key=lambda trial: trial.number) if len(front) == 1 else front[0]
     cuts = {name: grid(space.parameters[name]) for name in best.params if name in space.parameters}
-    points = [_with(space, best.params, {}, name, value) for name, values in cuts.items() for value in values]
+    middle = Space(space.parameters).decode(space.encode([{}]))[0]  # of what comes to exist along a slice
+    points = [_with(space, best.params, middle, name, value) for name, values in cuts.items() for value in values]
     spread, drawn = (space.decode(space.scattered(SPREAD, seed)) for seed in (0, 1))
     moved = [
         _with(space, a, b, name, b.get(name)) for name in space.parameters for a, b in zip(spread, drawn, strict=True)

@@ -49,11 +49,13 @@ class Record:
 def recipe(surrogate: str | Model, kernel: Kernel | str | None = None) -> Model:
     """The model of a name of the zoo, or the user's own; with `kernel`, an exact process of that kernel.
 
-    Errors: ValueError for an unknown name, or a kernel beside a surrogate other than "gp".
+    Errors: ValueError for an unknown name of a model or a kernel, or a kernel beside a surrogate other than "gp".
     """
     if kernel is not None:
         if surrogate != "gp":
             raise ValueError(f"kernel= makes an exact process of its own, so surrogate must be 'gp', got {surrogate!r}")
+        if isinstance(kernel, str):
+            named(kernel, torch.ones(1), torch.ones(()))  # which refuses an unknown one before any trial
         return Process(kernel)
     if isinstance(surrogate, str):
         return named_model(surrogate)

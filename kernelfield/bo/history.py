@@ -134,7 +134,7 @@ def history(
 
     dead : identities of trials whose process no longer answers; they are not pending.
 
-    Errors: ValueError for trials of different numbers of constraints.
+    Errors: ValueError for trials of different numbers of constraints, or a variance that is none.
     """
     done = [t for t in trials if t.state == TrialState.COMPLETE and whole(t.params, space)]
     sign = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
@@ -148,7 +148,7 @@ def history(
     C = np.array([limits(t) for t in done], dtype=float).reshape(len(done), counts[0] if done else 0)
     noise = None
     if done and all(NOISE in t.user_attrs for t in done):
-        noise = np.array([np.broadcast_to(t.user_attrs[NOISE], len(sign)) for t in done], dtype=float)
+        noise = np.array([_noise(t, len(sign)) for t in done])
     running = [t for t in trials if t.state == TrialState.RUNNING and t.number != number and t._trial_id not in dead]
     told = {t.number: read(t) for t in trials if t.number != number}
     pending = [{**(kept.parameters if (kept := told.get(t.number)) else {}), **t.params} for t in running]
@@ -162,6 +162,21 @@ def history(
         space.encode([p for p in pending if whole(p, space)]),
         fits[-1] if fits else None,
     )
+
+
+def _noise(trial: FrozenTrial, objectives: int) -> np.ndarray:
+    """The variances (m,) of a trial's values."""
+    given = trial.user_attrs[NOISE]
+    try:
+        noise = np.broadcast_to(np.asarray(given, dtype=float), objectives)
+    except (TypeError, ValueError):
+        noise = np.empty(0)
+    if not len(noise) or not ((noise > 0) & np.isfinite(noise)).all():
+        raise ValueError(
+            f"{NOISE!r} of trial {trial.number} must be a variance above 0 for each of its {objectives} values, "
+            f"got {given!r}; leave it out of every trial where it is not known"
+        )
+    return noise
 
 
 def limits(trial: FrozenTrial) -> list[float]:

@@ -279,8 +279,10 @@ class Optimizer:
     def predict(self, points: Sequence[Parameters]) -> tuple[np.ndarray, np.ndarray]:
         """What a surrogate of all complete trials believes of the objectives: means and standard deviations (n, m).
 
-        Errors: ValueError before the first complete trial.
+        Errors: ValueError before the first complete trial, for a point without a parameter of the space, and for a
+            space of which every parameter has one value.
         """
+        self._require_whole(points)
         known = history(self.trials, self.study.directions, self.space)
         if not len(known.X):
             raise ValueError("no trial is complete, and nothing is known yet; tell the value of one first")
@@ -296,6 +298,13 @@ class Optimizer:
             laws.append((torch.cat([sign * mean for mean, _ in parts]), torch.cat([std for _, std in parts])))
         mean, std = (torch.stack(columns, -1).detach().numpy() for columns in zip(*laws, strict=True))
         return mean, std
+
+    def _require_whole(self, points: Sequence[Parameters]) -> None:
+        if not self.space.columns:
+            raise ValueError("every parameter of the space has a single value, so that there is nothing to predict")
+        for point in points:
+            if lacking := self.space.lacking(point):
+                raise ValueError(f"the point {dict(point)} lacks {lacking[0]!r}; give it a value of the space")
 
     def _signs(self) -> torch.Tensor:
         up = [1.0 if one == StudyDirection.MAXIMIZE else -1.0 for one in self.study.directions]

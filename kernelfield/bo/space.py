@@ -84,9 +84,9 @@ class Space:
     def of(cls, space: "Space | Mapping[str, Any]") -> "Space":
         """A space from short forms: (low, high), (low, high, "log"), (low, high, "int"), or a list of choices.
 
-        Bounds that are both whole Python integers make a whole number.
+        Bounds that are both integers make a whole number.
 
-        Errors: ValueError for what is none of these, empty or inverted bounds.
+        Errors: ValueError for what is none of these, inverted or infinite bounds, no choices or a choice twice.
 
         >>> Space.of({"rate": (1e-4, 1.0, "log"), "depth": (1, 5), "loss": ["l1", "l2"]}).columns
         3
@@ -139,6 +139,11 @@ class Space:
         condition = self.conditions.get(name)
         return condition is None or parameters.get(condition.parent) in condition.values
 
+    def lacking(self, parameters: Parameters) -> list[str]:
+        """Parameters that exist beside these, may have more than one value, and are not among them."""
+        free = (name for name, d in self.parameters.items() if not d.single() and self.exists(name, parameters))
+        return [name for name in free if name not in parameters]
+
     def encode(self, trials: Sequence[Parameters]) -> np.ndarray:
         """Points (n, d) of parameters; those a trial lacks stand at their neutral place.
 
@@ -189,22 +194,30 @@ def distribution(name: str, value: Any) -> Distribution:
     if isinstance(value, list):
         if not value:
             raise ValueError(f"the choices of {name!r} are empty; list at least one")
+        again = [choice for i, choice in enumerate(value) if choice in value[:i]]
+        if again:  # by their place, as Optuna stores them, equal choices are the first of them
+            raise ValueError(f"the choices of {name!r} must differ, got {again[0]!r} again in {value}")
         return CategoricalDistribution(value)
     match value:
-        case (int() | float() as low, int() | float() as high, *more) if set(more) <= NAMES:
-            if not low <= high or not math.isfinite(low) or not math.isfinite(high):
+        case (low, high, *more) if _number(low) and _number(high) and set(more) <= NAMES:
+            if not low <= high or not math.isfinite(float(high) - float(low)):
                 raise ValueError(
-                    f"the bounds of {name!r} must be finite, the lower one first, got {low:g} and {high:g}"
+                    f"the bounds of {name!r} and their distance must be finite, the lower one first, "
+                    f"got {low:g} and {high:g}"
                 )
             if "log" in more and low <= 0:
                 raise ValueError(f"{name!r} is searched in its logarithm and needs a lower bound above 0, got {low:g}")
-            whole = isinstance(low, int) and isinstance(high, int) and not isinstance(low, bool)
+            whole = all(isinstance(end, int | np.integer) for end in (low, high)) and not isinstance(low, bool)
             if whole or "int" in more:
                 return IntDistribution(int(low), int(high), log="log" in more)
             return FloatDistribution(float(low), float(high), log="log" in more)
     raise ValueError(
         f"{name!r} must be (low, high), (low, high, 'log'), (low, high, 'int') or a list of choices, got {value!r}"
     )
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating)
 
 
 def _contains(d: Distribution, value: Any) -> bool:

@@ -141,8 +141,10 @@ def _thinned(known: History, most: int, seed: int) -> History:
 
 def _ranked(known: History) -> np.ndarray:
     """Trials (n,), the best first: feasible ones by their standardised values, then by their violation."""
-    spread = known.Y.std(0)
-    value = ((known.Y - known.Y.mean(0)) / np.where(spread > 0, spread, 1.0)).sum(1)
+    size = np.abs(known.Y).max(0, initial=0.0)
+    Y = known.Y / np.where(size > 0, size, 1.0)  # whose squares neither overflow nor vanish
+    spread = Y.std(0)
+    value = ((Y - Y.mean(0)) / np.where(spread > 0, spread, 1.0)).sum(1)
     C = np.nan_to_num(known.C, nan=np.inf)
     scale = np.abs(known.C).max(0, initial=0.0, where=np.isfinite(C)) if len(C) else np.empty(0)
     violation = (C.clip(min=0) / np.where(scale > 0, scale, 1.0)).sum(1)

@@ -115,6 +115,8 @@ def test_a_recipe_is_a_name_a_model_or_a_kernel() -> None:
     assert recipe("gp", kernel).kernel is kernel
     with pytest.raises(ValueError, match="did you mean"):
         recipe("ensembel")
+    with pytest.raises(ValueError, match="kernel must be .* got 'rbff'"):
+        recipe("gp", "rbff")
     with pytest.raises(ValueError, match="got 'nngp'"):
         recipe("nngp", kernel)
     with pytest.raises(ValueError, match="got 3"):

@@ -133,3 +133,11 @@ def test_the_latest_surrogate_speaks_for_the_next() -> None:
     assert known(one).told.records[0].rows == 7
     assert known(one, number=2).told.records[0].rows == 6  # later trials are no part of the history of an earlier one
     assert known(one, number=0).told is None
+
+
+@pytest.mark.parametrize("given", [0.0, -1.0, float("nan"), "small", [1.0, 2.0], []])
+def test_a_variance_that_is_none_is_refused_with_its_trial(given: object) -> None:
+    one = study()
+    add(one, 1.0, [3.0], user_attrs={NOISE: given})
+    with pytest.raises(ValueError, match="of trial 0 must be a variance above 0 for each of its 1 values, got"):
+        known(one)

@@ -185,6 +185,17 @@ def test_noise_that_is_known_reaches_the_surrogate() -> None:
     assert all(trial.user_attrs[NOISE] == [0.04] for trial in optimizer.trials)
 
 
+def test_points_that_are_not_whole_are_not_predicted() -> None:
+    optimizer = random()
+    optimizer.run(valley, 3)
+    with pytest.raises(ValueError, match="the point {'X': 0.5} lacks 'x'"):
+        optimizer.predict([{"X": 0.5}])
+    single = Optimizer({"k": ["a"]}, seed=0)
+    single.tell(single.ask()[0], 1.0)
+    with pytest.raises(ValueError, match="nothing to predict"):
+        single.predict([{"k": "a"}])
+
+
 def watched(optimizer: Optimizer, count: int) -> int:
     """How many steps it takes to watch so many trials of a loss that falls to its level by the ninth step."""
     steps = 0
@@ -239,6 +250,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an acquisition of several": ({"acquisition": "qlog_nehvi"}, "'qlog_nehvi' is not for 1 objectives"),
     "steps of several": ({"fidelity": "step", "directions": SEVERAL}, "are for one objective, got 2"),
     "another fidelity": ({"fidelity": "epoch"}, "fidelity must be 'step'"),
+    "an unknown kernel": ({"kernel": "rbff"}, "kernel must be .* got 'rbff'"),
     "a reference of two": ({"reference": (1.0, 2.0)}, "reference must have 1 numbers"),
 }
 

@@ -104,6 +104,9 @@ def test_a_space_that_is_finite_has_a_number_of_points() -> None:
         ({"x": (1.0, 0.0)}, "the lower one first, got 1 and 0"),
         ({"x": (0.0, float("inf"))}, "finite"),
         ({"x": (0.0, 1.0, "log")}, "lower bound above 0, got 0"),
+        ({"x": (-1.7e308, 1.7e308)}, "their distance must be finite"),
+        ({"x": ["a", "b", "a"]}, "the choices of 'x' must differ, got 'a' again"),
+        ({"x": [1, True]}, "got True again"),
         ({"x": []}, "choices of 'x' are empty"),
         ({"x": "wide"}, "must be .low, high., .* got 'wide'"),
         ({"x": (0.0, 1.0, "lgo")}, "got .0.0, 1.0, 'lgo'."),
@@ -113,6 +116,11 @@ def test_a_space_that_is_finite_has_a_number_of_points() -> None:
 def test_a_space_that_makes_no_sense_is_refused_with_its_value(space: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Space.of(space)  # type: ignore[arg-type]
+
+
+def test_bounds_may_be_numbers_of_numpy() -> None:
+    space = Space.of({"n": (np.int64(1), np.int32(5)), "x": (np.float32(0), np.float64(1))})
+    assert space.parameters == {"n": IntDistribution(1, 5), "x": FloatDistribution(0.0, 1.0)}
 
 
 def test_conditions_join_parameters_of_the_space() -> None:

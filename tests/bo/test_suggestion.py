@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from kernelfield.bo.fitting import fit, recipe
 from kernelfield.bo.history import History
 from kernelfield.bo.search import Budget
 from kernelfield.bo.space import Space
-from kernelfield.bo.suggestion import Settings, scattered, suggest
+from kernelfield.bo.suggestion import Settings, _leaders, scattered, suggest
 from kernelfield.models.process import Process
 
 SPACE = Space.of({"a": (0.0, 1.0), "b": (0.0, 1.0)})
@@ -110,6 +112,13 @@ def test_noisy_values_are_weighed_by_their_noise() -> None:
     noise[5] = 1e4
     told = suggest(SPACE, History(known.X, wild, known.C, noise, known.pending, None), settings(), UP, seed=0)
     assert np.abs(at(told) - 0.3).max() < 0.3
+
+
+def test_enormous_values_are_ranked_like_any() -> None:
+    known = past(20)
+    leaders = _leaders(known)
+    large = replace(known, Y=known.Y / np.abs(known.Y).max() * 1.7e308)
+    assert np.array_equal(_leaders(large), leaders)
 
 
 def test_a_quasi_random_start_is_a_matter_of_seed_and_number() -> None:
