@@ -80,7 +80,8 @@ OPTIMA = 16  # functions drawn, of whose greatest values joint entropy search le
 class Situation:
     """What is known when a point is to be suggested.
 
-    Shapes: X (n, d) trials, Y (n, m) more is better, feasible (n,), pending (p, d). The surrogates of m
+    Shapes: X (n, d) trials, Y (n, m) more is better, feasible (n,), pending (p, d), weight (n,) of the values of the
+    first objective where their noise is known. The surrogates of m
     objectives and of c constraints speak in the units of Y and of the constraints.
     """
 
@@ -92,6 +93,7 @@ class Situation:
     pending: Tensor
     reference: Tensor | None = None
     seed: int = 0
+    weight: Tensor | None = None
 
     @cached_property
     def binned(self) -> bool:
@@ -272,7 +274,8 @@ def _maxima(situation: Situation, count: int) -> Maxima:
 
 def _optimistic(name: str, make: Callable[..., Acquisition], situation: Situation) -> Acquisition:
     _refuse_constraints(name, situation)
-    return make(situation.objectives[0], situation.X, situation.Y[:, 0], situation.pending, WIDTH)
+    one, values = situation.objectives[0], situation.Y[:, 0]
+    return make(one, situation.X, values, situation.pending, WIDTH, weight=situation.weight)
 
 
 def _joined(situation: Situation) -> Model:

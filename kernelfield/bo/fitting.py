@@ -66,10 +66,11 @@ def recipe(surrogate: str | Model, kernel: Kernel | str | None = None) -> Model:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A surrogate over the unit cube, and what the next fit may start from."""
+    """A surrogate over the unit cube, what the next fit may start from, and the weights (n,) of values, if any."""
 
     surrogate: Scaled
     record: Record | None
+    weight: Tensor | None = None
 
 
 def fit(
@@ -96,7 +97,7 @@ def fit(
         weight = usual / noise
     data = Data(x_map(X), y_map(y[:, None]), weight)
     if not isinstance(model, Process):
-        return Fitted(Scaled(model.fit(data, generator=generator), x_map, y_map), None)
+        return Fitted(Scaled(model.fit(data, generator=generator), x_map, y_map), None, weight)
     started = _started(model, data, record)
     if usual is not None and not isinstance(model.noise, str):
         started = replace(started, noise=usual, learn_noise=False)
@@ -107,7 +108,7 @@ def fit(
         assert isinstance(started.kernel, Kernel)
         started.kernel.load_state_dict(fitted.kernel.state_dict())  # a fitted kernel says no more what was free
         kept = Record(rows, fitted.noise, tuple(covariance(started.kernel, data.X).start().tolist()))
-    return Fitted(Scaled(fitted, x_map, y_map), kept)
+    return Fitted(Scaled(fitted, x_map, y_map), kept, weight)
 
 
 def cube(X: Tensor, d: int) -> Affine:

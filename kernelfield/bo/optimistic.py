@@ -1,7 +1,7 @@
 """Optimism over the weights of a trained network: the greatest value that a plausible network has at a point.
 
 With w0 the weights of the network f_x(w) that was fitted, g_i its slope in them at trial i, P the
-diagonal matrix of prior precisions and v the noise of the surrogate,
+diagonal matrix of prior precisions and v the noise of the surrogate, by trial where it is known,
 
     Sigma = P + sum g_i g_i' / v,        w_t = w0 + Sigma^-1 sum g_i (y_i - f_i(w0)) / v,
     GO-UCB(x)  = max of f_x(w) over |w - w_t|^2_Sigma <= beta,
@@ -121,13 +121,15 @@ class Ellipsoid:
     rows: Tensor
 
     @classmethod
-    def around(cls, prior: Weights, X: Tensor, y: Tensor) -> "Ellipsoid":
-        """After trials y (n,) at X (n, d), in model units.
+    def around(cls, prior: Weights, X: Tensor, y: Tensor, *, weight: Tensor | None = None) -> "Ellipsoid":
+        """After trials y (n,) at X (n, d), in model units; trial i counts weight[i] times.
 
         Errors: MemoryError where the slopes of all trials do not fit.
         """
         values, A = _rows(prior, X)
         gap = (y - values) / prior.noise.sqrt()
+        if weight is not None:
+            A, gap = A * weight.sqrt()[:, None], gap * weight.sqrt()
         if len(A) > A.shape[1]:
             Q, A = torch.linalg.qr(A)
             gap = Q.mT @ gap
@@ -280,14 +282,21 @@ class _Place:
             old[index] = new
 
 
-def greatest_value(scaled: Scaled, X: Tensor, y: Tensor, pending: Tensor, width: float) -> Acquisition:
-    """GO-UCB, after trials y (n,) at X (n, d) and while those at `pending` (k, d) run, in the user's units."""
-    return InUnits(GreatestValue(_ellipsoid(scaled, X, y, pending), width), scaled)
+def greatest_value(
+    scaled: Scaled, X: Tensor, y: Tensor, pending: Tensor, width: float, *, weight: Tensor | None = None
+) -> Acquisition:
+    """GO-UCB, after trials y (n,) at X (n, d) and while those at `pending` (k, d) run, in the user's units.
+
+    weight : (n,), inverse to the noise of the trials, that of the surrogate having 1; None gives all of them that.
+    """
+    return InUnits(GreatestValue(_ellipsoid(scaled, X, y, pending, weight), width), scaled)
 
 
-def linearised_bound(scaled: Scaled, X: Tensor, y: Tensor, pending: Tensor, width: float) -> Acquisition:
+def linearised_bound(
+    scaled: Scaled, X: Tensor, y: Tensor, pending: Tensor, width: float, *, weight: Tensor | None = None
+) -> Acquisition:
     """NTK-UCB, likewise."""
-    ellipsoid = _ellipsoid(scaled, X, y, pending)
+    ellipsoid = _ellipsoid(scaled, X, y, pending, weight)
     prior = ellipsoid.prior
 
     def bound(points: Tensor) -> Tensor:
@@ -300,10 +309,10 @@ def linearised_bound(scaled: Scaled, X: Tensor, y: Tensor, pending: Tensor, widt
     return InUnits(Differentiable(bound), scaled)
 
 
-def _ellipsoid(scaled: Scaled, X: Tensor, y: Tensor, pending: Tensor) -> Ellipsoid:
+def _ellipsoid(scaled: Scaled, X: Tensor, y: Tensor, pending: Tensor, weight: Tensor | None) -> Ellipsoid:
     targets = scaled.to_model_y(y[:, None])[:, 0]
     with torch.no_grad():
-        around = Ellipsoid.around(weights(scaled.inner), scaled.to_model_X(X), targets)
+        around = Ellipsoid.around(weights(scaled.inner), scaled.to_model_X(X), targets, weight=weight)
         return around.joined(scaled.to_model_X(pending))
 
 

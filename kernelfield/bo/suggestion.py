@@ -99,6 +99,7 @@ def suggest(space: Space, known: History, settings: Settings, signs: np.ndarray,
             torch.from_numpy(known.pending).to(device),
             reference,
             seed,
+            fits[0].weight,
         )
         aim = acquisition(settings.acquisition, situation)
         budget = settings.budget or (SAMPLED if isinstance(aim, Differentiable) else Budget())

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from kernelfield.bo.acquisition import Situation, acquisition
 from kernelfield.bo.fitting import fit
 from kernelfield.bo.history import History
 from kernelfield.bo.optimistic import (
@@ -194,13 +195,13 @@ def test_the_greatest_value_is_that_of_a_general_optimiser() -> None:
 @pytest.mark.parametrize("make", [linearised_bound, greatest_value])
 def test_slopes_are_those_of_central_differences(make, name: str) -> None:
     surrogate, X, y = scaled(name, n=12, d=2)
-    acquisition = make(surrogate, X, y, random(2, 2, seed=4), 0.5)
+    bound = make(surrogate, X, y, random(2, 2, seed=4), 0.5)
     points, step = random(6, 2, seed=7), 1e-3 if make is greatest_value else 1e-5
-    value, slope = acquisition.slopes(points)
-    assert_close(acquisition.values(points), value)
+    value, slope = bound.slopes(points)
+    assert_close(bound.values(points), value)
     for j in range(2):
         move = torch.zeros(2).index_fill(0, torch.tensor(j), step)
-        found = (acquisition.values(points + move) - acquisition.values(points - move)) / (2 * step)
+        found = (bound.values(points + move) - bound.values(points - move)) / (2 * step)
         # A climb ends at 1e-5 of the bonus, which a difference divides by the step.
         tight = 1e-6 if make is linearised_bound else 5e-2
         assert ((found - slope[:, j]).abs() <= tight * slope.norm(dim=1) + tight).float().mean() > 0.8
@@ -208,8 +209,8 @@ def test_slopes_are_those_of_central_differences(make, name: str) -> None:
 
 def test_a_value_is_of_its_own_point_alone() -> None:
     surrogate, X, y = scaled("laplace")
-    acquisition, points = greatest_value(surrogate, X, y, X[:0], WIDTH), random(7, 1, seed=7)
-    assert_close(acquisition.values(points), torch.cat([acquisition.values(x[None]) for x in points]))
+    bound, points = greatest_value(surrogate, X, y, X[:0], WIDTH), random(7, 1, seed=7)
+    assert_close(bound.values(points), torch.cat([bound.values(x[None]) for x in points]))
 
 
 @pytest.mark.parametrize("make", [linearised_bound, greatest_value])
@@ -220,6 +221,28 @@ def test_a_trial_that_runs_is_taken_to_end_as_expected(make) -> None:
     centre = linearised_bound(surrogate, X, y, pending, 0.0).values(pending).item()
     assert centre == pytest.approx(linearised_bound(surrogate, X, y, X[:0], 0.0).values(pending).item())
     assert centre < waiting < free - 0.1 * (free - centre)
+
+
+def test_a_trial_of_weight_two_is_two_trials() -> None:
+    prior, X, points = small(), random(6, 1, seed=2), random(5, 7, seed=8)
+    y, times = torch.sin(5 * X[:, 0]), torch.tensor([1, 2, 1, 3, 1, 1])
+    once = Ellipsoid.around(prior, X, y, weight=times.double())
+    often = Ellipsoid.around(prior, X.repeat_interleave(times, 0), y.repeat_interleave(times))
+    assert_close(once.centre, often.centre)
+    assert_close(once.solved(points), often.solved(points))
+
+
+@pytest.mark.parametrize("make", ["ntk_ucb", "go_ucb"])
+def test_a_trial_whose_known_noise_is_enormous_bounds_nothing(make: str) -> None:
+    surrogate, X, y = scaled("laplace")
+    pending, weight = X[:0], torch.ones(len(X)).index_fill(0, torch.tensor(4), 1e-12)
+    situation = Situation([surrogate], [], X, y[:, None], torch.ones(len(X), dtype=torch.bool), pending, weight=weight)
+    rest = torch.arange(len(X)) != 4
+    expected = {"ntk_ucb": linearised_bound, "go_ucb": greatest_value}[make](
+        surrogate, X[rest], y[rest], pending, WIDTH
+    )
+    points = random(6, 1, seed=7)
+    assert_close(acquisition(make, situation).values(points), expected.values(points), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["ntk_ucb", pytest.param("go_ucb", marks=pytest.mark.slow)])
