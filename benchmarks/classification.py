@@ -43,7 +43,7 @@ DATA = {
 }
 MODELS = {
     "scikit-learn": lambda seed: GaussianProcessClassifier(1.0 * TheirRBF(1.0), random_state=seed),
-    "rbf": lambda seed: ours(LaplaceClassifier(RBF(), restarts=1), seed),
+    "rbf": lambda seed: ours(LaplaceClassifier(RBF(), restarts=1, law="mode"), seed),
     "laplace": lambda seed: ours(LaplaceClassifier(), seed),
     "dirichlet": lambda seed: ours(DirichletClassifier(), seed),
     "variational": lambda seed: ours(VariationalClassifier(), seed),

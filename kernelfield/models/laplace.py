@@ -3,7 +3,9 @@
 The posterior of the latent values is replaced by the Gaussian around its mode, and the evidence
 by the integral of that Gaussian, which is maximised over the hyperparameters with its exact
 gradient. Two classes have one latent function and the logistic likelihood; more have one function
-a class, all with the same kernel, and the softmax likelihood, whose classes stay coupled.
+a class, all with the same kernel, and the softmax likelihood, whose classes stay coupled. For two
+classes expectation propagation at the end moves the Gaussian from the mode to the mean, without
+which probabilities lack confidence.
 
 Sources: Williams & Barber (1998), "Bayesian Classification with Gaussian Processes"; Rasmussen &
 Williams (2006), chapter 3 and section 5.5.1.
@@ -13,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,6 +38,7 @@ from kernelfield.models.covariance import Covariance, Lazy, covariance, matrix, 
 from kernelfield.models.fit import Search
 from kernelfield.models.logistic import Logistic
 from kernelfield.models.mode import Curvature, climb
+from kernelfield.models.propagation import propagated
 from kernelfield.models.search import race
 from kernelfield.models.softmax import Softmax
 
@@ -52,6 +56,9 @@ class LaplaceClassifier(Model):
     restarts : starts of the search for hyperparameters: the first at the given values, the
         others scaled to the data. With more than 768 rows the starts race on 512 of them.
     steps : the most iterations of each search; 0 keeps the given hyperparameters.
+    law : the Gaussian of the latent values that answers, where there are two classes: "moments"
+        has the mean and variance that expectation propagation finds, "mode" is Laplace's own,
+        nearer to zero. With more classes both are Laplace's.
 
     Units: Y (n, k) one-hot.
     Errors: ValueError for targets that are not one-hot, an unknown kernel or one for another
@@ -67,6 +74,7 @@ class LaplaceClassifier(Model):
     kernel: Kernel | str | None = None
     restarts: int = 2
     steps: int = 200
+    law: Literal["moments", "mode"] = "moments"
 
     def fit(self, data: Data, *, generator: torch.Generator) -> "FittedLaplace":
         require_classes(data)
@@ -86,12 +94,16 @@ class LaplaceClassifier(Model):
         kernel.requires_grad_(False)
         with torch.no_grad(), threads_for(len(data.X)):
             local, value = climb(whole.kind, matrix(kernel, data.X, data.X), whole.labels, whole.modes)
+            if isinstance(local, Logistic) and self.law == "moments":
+                local, value = propagated(local, whole.labels)
         return FittedLaplace(kernel, data, local, value.item(), tuple(searches))
 
     def _check(self, data: Data) -> None:
         for name, least in (("restarts", 1), ("steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.law not in ("moments", "mode"):
+            raise ValueError(f"law must be 'moments' or 'mode', got {self.law!r}")
         n, k = data.Y.shape
         bytes_each = data.X.element_size() * (BUFFERS if k == 2 else BUFFERS_EACH * k)
         require_room(n, bytes_each, data.X.device, what=f"an exact fit of {n} rows and {k} classes")
@@ -130,9 +142,9 @@ class Objective:
 
 @dataclass(frozen=True, eq=False)
 class FittedLaplace(FittedClassifier):
-    """A classifier around the mode of its latent values.
+    """A classifier around the mode, or the mean, of its latent values.
 
-    log_evidence in nats; local the curvature at the mode; searches the record of the
+    log_evidence in nats, of the same approximation; local the Gaussian there; searches the record of the
     hyperparameter searches, empty if none was made.
     """
 

@@ -16,6 +16,7 @@ from kernelfield.models.classify import (
     sigmoid_average,
     softmax_average,
 )
+from kernelfield.models.covariance import covariance
 
 
 @pytest.mark.parametrize("std", [0.0, 0.3, 0.999, 1.0, 3.0, 60.0])
@@ -95,6 +96,15 @@ def test_kernels_by_name_follow_the_units_of_the_inputs():
     assert classification_kernel("rbf", torch.ones(4, 2)).lengthscale.isfinite().all()
     with pytest.raises(ValueError, match="kernel must be"):
         classification_kernel("cubic", X)
+
+
+def test_a_search_over_logarithms_is_drawn_to_the_centres_of_the_priors():
+    X = torch.randn(30, 5, dtype=torch.double)
+    kernel = classification_kernel("rbf", X)
+    target = covariance(kernel, X)
+    centre = target.start()
+    centre[:5] += np.sqrt(2)
+    np.testing.assert_allclose(target.log_prior(centre)[1], 0.0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

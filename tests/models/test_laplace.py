@@ -117,6 +117,8 @@ def test_parameters_that_are_held_stay():
 def test_bad_choices_are_refused():
     with pytest.raises(ValueError, match="restarts must be at least 1, got 0"):
         fit(2, LaplaceClassifier(restarts=0))
+    with pytest.raises(ValueError, match="law must be 'moments' or 'mode', got 'ep'"):
+        fit(2, LaplaceClassifier(law="ep"))
     with pytest.raises(ValueError, match="3 lengthscales and the data 2 inputs"):
         fit(2, LaplaceClassifier(RBF(ard_num_dims=3)))
     with pytest.raises(NotImplementedError, match="labels have probabilities"):
