@@ -3,9 +3,9 @@
 The posterior of the latent values is replaced by the Gaussian around its mode, and the evidence
 by the integral of that Gaussian, which is maximised over the hyperparameters with its exact
 gradient. Two classes have one latent function and the logistic likelihood; more have one function
-a class, all with the same kernel, and the softmax likelihood, whose classes stay coupled. For two
-classes expectation propagation at the end moves the Gaussian from the mode to the mean, without
-which probabilities lack confidence.
+a class, all with the same kernel, and the softmax likelihood, whose classes stay coupled. At the
+end the Gaussian moves from the mode to the mean, without which probabilities lack confidence: by
+expectation propagation for two classes, by averages of the softmax for more.
 
 Sources: Williams & Barber (1998), "Bayesian Classification with Gaussian Processes"; Rasmussen &
 Williams (2006), chapter 3 and section 5.5.1.
@@ -39,6 +39,7 @@ from kernelfield.models.fit import Search
 from kernelfield.models.logistic import Logistic
 from kernelfield.models.mode import Curvature, climb
 from kernelfield.models.propagation import propagated
+from kernelfield.models.recentred import recentred
 from kernelfield.models.search import race
 from kernelfield.models.softmax import Softmax
 
@@ -56,9 +57,9 @@ class LaplaceClassifier(Model):
     restarts : starts of the search for hyperparameters: the first at the given values, the
         others scaled to the data. With more than 768 rows the starts race on 512 of them.
     steps : the most iterations of each search; 0 keeps the given hyperparameters.
-    law : the Gaussian of the latent values that answers, where there are two classes: "moments"
-        has the mean and variance that expectation propagation finds, "mode" is Laplace's own,
-        nearer to zero. With more classes both are Laplace's.
+    law : the Gaussian of the latent values that answers: "moments" has the mean and variance
+        that expectation propagation finds, for more than two classes a mean by averages of the
+        softmax and Laplace's covariance; "mode" is Laplace's own, nearer to zero.
 
     Units: Y (n, k) one-hot.
     Errors: ValueError for targets that are not one-hot, an unknown kernel or one for another
@@ -94,8 +95,10 @@ class LaplaceClassifier(Model):
         kernel.requires_grad_(False)
         with torch.no_grad(), threads_for(len(data.X)):
             local, value = climb(whole.kind, matrix(kernel, data.X, data.X), whole.labels, whole.modes)
-            if isinstance(local, Logistic) and self.law == "moments":
+            if self.law == "moments" and isinstance(local, Logistic):
                 local, value = propagated(local, whole.labels)
+            elif self.law == "moments" and isinstance(local, Softmax):
+                local = recentred(local, whole.labels)
         return FittedLaplace(kernel, data, local, value.item(), tuple(searches))
 
     def _check(self, data: Data) -> None:
@@ -144,7 +147,8 @@ class Objective:
 class FittedLaplace(FittedClassifier):
     """A classifier around the mode, or the mean, of its latent values.
 
-    log_evidence in nats, of the same approximation; local the Gaussian there; searches the record of the
+    log_evidence in nats, Laplace's or, around the mean of two classes, that of expectation
+    propagation; local the Gaussian there; searches the record of the
     hyperparameter searches, empty if none was made.
     """
 
