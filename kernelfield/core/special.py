@@ -16,7 +16,9 @@ A = (s + nu) / 2 and B = (s - nu) / 2 the first exponent is
 
 Derivatives are means under the same weights: dlog K/dnu = E[t], dlog K/dx = -E[cosh t].
 
-Sources: DLMF 10.32.9, 10.25.2 and 10.32.12 (of which the second path is a deformation);
+For half an odd number K is exp(-x) sqrt(pi / 2 x) times a polynomial in 1 / 2x with positive coefficients.
+
+Sources: DLMF 10.32.9, 10.25.2, 10.49.12 and 10.32.12 (of which the second path is a deformation);
 Trefethen & Weideman (2014), "The Exponentially Convergent Trapezoidal Rule", theorem 5.1.
 """
 
@@ -38,6 +40,7 @@ PATH = 28  # nodes on the half of the path for I: doubling them changes no digit
 EVEN = 0.6627434193491816  # x / nu where the peak has height zero: 1 / sinh(t) for t = coth(t)
 NEAR_EVEN = 0.25  # the distance from it, as a share of x, in which the height is integrated
 NODES, WEIGHTS = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(8))
+HALVES = [n + 0.5 for n in range(11)]  # orders with a finite sum; more terms overflow where x is tiny
 SPLITTER = 2.0**27 + 1  # splits a double into two halves of 26 bits
 
 
@@ -52,7 +55,20 @@ def log_bessel_k(nu: float | Tensor, x: Tensor) -> Tensor:
     >>> round(log_bessel_k(0.5, torch.tensor(2.0)).item(), 4)  # log(sqrt(pi / 4) exp(-2))
     -2.1208
     """
-    return _Bessel.apply(_order(nu, x).abs(), x, _k)
+    order = _order(nu, x).abs()
+    if order.numel() == 1 and order.ndim <= x.ndim and not order.requires_grad and order.item() in HALVES:
+        return _half_integer(int(order.item()), x)
+    return _Bessel.apply(order, x, _k)
+
+
+def _half_integer(n: int, x: Tensor) -> Tensor:
+    """log K of order n + 1/2, whose sum is finite, as all its terms are positive: an order of magnitude quicker."""
+    wide = x.double()
+    first, *rest = (math.factorial(n + k) / (math.factorial(k) * math.factorial(n - k)) for k in range(n, -1, -1))
+    total, part = torch.full_like(wide, first), 0.5 / wide
+    for coefficient in rest:
+        total = total * part + coefficient
+    return (total.log() + 0.5 * (math.pi * part).log() - wide).to(x)
 
 
 def log_bessel_i(nu: float | Tensor, x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Logarithms of Bessel functions against mpmath, closed forms, recurrences and differences."""
 
+import math
+
 import mpmath
 import numpy as np
 import pytest
@@ -128,3 +130,17 @@ def test_single_precision_is_the_rounded_double():
     value = log_bessel_k(2.3, x)
     assert value.dtype == torch.float32
     assert_close(value, log_bessel_k(2.3, x.double()).float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("n", range(12))
+def test_half_integers_are_finite_sums_with_the_same_derivatives(n):
+    x = torch.logspace(-4, 3.4, 30, dtype=torch.double).requires_grad_()
+    order = torch.tensor(n + 0.5, dtype=torch.double)
+    quick = log_bessel_k(-n - 0.5, x)
+    whole = log_bessel_k(order.requires_grad_(), x)  # a learned order goes the long way
+    assert_close(quick, whole, rtol=1e-13, atol=1e-13)
+    slopes = [torch.autograd.grad(value.sum(), x)[0] for value in (quick, whole)]
+    assert_close(*slopes, rtol=1e-12, atol=1e-12)
+    exact = torch.tensor([float(mp.log(mp.besselk(n + 0.5, one))) for one in x.tolist()], dtype=torch.double)
+    assert_close(quick.detach(), exact, rtol=1e-13, atol=1e-13)
+    assert log_bessel_k(n + 0.5, torch.tensor([0.0, 1.0], dtype=torch.float32)).tolist()[0] == math.inf
