@@ -96,7 +96,7 @@ def tilted(m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log Z, mean and variance of sigmoid(f) N(f; m, v) / Z, for m and v (n,), to 1e-8.
 
     >>> [round(t.item(), 4) for t in tilted(torch.tensor([0.0]), torch.tensor([4.0]))]
-    [-0.6931, 1.1887, 2.587]
+    [-0.6931, 1.2114, 2.5325]
     """
     wide = v >= WIDE**2
     terms = torch.empty_like(m), torch.empty_like(m), torch.empty_like(m)

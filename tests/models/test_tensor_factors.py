@@ -113,7 +113,7 @@ def test_terms_are_the_expected_derivatives_of_the_log_likelihood(cells, block, 
 @pytest.mark.parametrize("cells", [CP, TUCKER], ids=["cp", "tucker"])
 def test_the_bound_is_its_definition(cells):
     rows, before = beliefs(cells, n=6)
-    q = settled(rows, before, shared=False)
+    q = settled(rows, before, prior="each")
     n, m = rows.Y.shape
     expected = torch.zeros(())
     for i in range(n):
@@ -137,16 +137,16 @@ def test_the_bound_is_its_definition(cells):
     assert_close(torch.tensor(q.bound), expected - divergences)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_every_update_raises_the_bound(shared):
+@pytest.mark.parametrize("prior", ["shared", "each"])
+def test_every_update_raises_the_bound(prior):
     rows, q = beliefs(TUCKER)
-    q = settled(rows, q, shared=shared)
+    q = settled(rows, q, prior=prior)
     for k in (0, 1, 0, 1, 0, 1):
         mode = replace(q.modes[k], outputscales=q.modes[k].best_outputscales())
         precision, linear = terms(rows, q, k)
         mode = replace(mode, precision=precision, linear=linear)
         modes = (mode, q.modes[1]) if k == 0 else (q.modes[0], mode)
-        after = settled(rows, replace(q, modes=modes), shared=shared)
+        after = settled(rows, replace(q, modes=modes), prior=prior)
         assert after.bound > q.bound
         q = after
 
@@ -157,7 +157,7 @@ def test_the_core_is_the_best_given_the_rest():
     modes = tuple(replace(mode, precision=1e9 * torch.eye(2).expand(len(mode.times), 2, 2)) for mode in before.modes)
     modes = tuple(replace(mode, linear=1e9 * torch.randn_like(mode.linear)) for mode in modes)
     q = Beliefs(modes, before.core, Precision.of(0.3, learned=False))
-    found = settled(rows, q, shared=False).core
+    found = settled(rows, q, prior="each").core
     phi = rows.products(modes, slice(None))[0] * rows.weight.sqrt()[:, None]
     system = phi.mT @ phi / 0.3 + torch.diag(1 / before.core.prior)
     expected = torch.linalg.solve(system, phi.mT @ (rows.weight.sqrt()[:, None] * rows.Y) / 0.3)
