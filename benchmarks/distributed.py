@@ -6,7 +6,7 @@ Work, in double precision, of a Matern-5/2 kernel of 8 inputs:
 
     computed   a product of the kernel matrix with so many columns, its rows computed anew
     kept       the same, by rows that each rank keeps
-    solve      preconditioned conjugate gradients to a residual of 1e-12, by kept rows
+    solve      preconditioned conjugate gradients to a residual of 1e-11, by kept rows
     slope      the gradient of the evidence's quadratic form in the hyperparameters
     sums       normal equations of 512 random features of 20 times as many rows, summed in one message
     network    20 steps of a network of two layers of 256 on batches of 4096, gradients summed at each step
@@ -125,7 +125,7 @@ def tasks(ranks: Ranks, rows: int, columns: int) -> dict[str, Callable[[], Tenso
     sums = RandomFeatureProcess(count=256, features="fourier", steps=0)
 
     def solve() -> Tensor:
-        return conjugate_gradients(lambda B: kept(B) + NOISE * B, V, precondition=P.solve, tolerance=1e-12).X
+        return conjugate_gradients(lambda B: kept(B) + NOISE * B, V, precondition=P.solve, tolerance=1e-11).X
 
     def slope() -> Tensor:
         return torch.cat([part.flatten() for part in anew.pull(V, V)])

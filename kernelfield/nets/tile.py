@@ -1,6 +1,6 @@
 """One tile of the kernel matrix of a plain stack: its values, and its gradients; see `stack`.
 
-All arithmetic is in place. A forward pass that keeps nothing has six arrays; one that keeps what
+All arithmetic is in place. A forward pass that keeps nothing has seven arrays; one that keeps what
 its gradient needs takes new ones for each layer.
 """
 
@@ -129,7 +129,7 @@ def forwards(task: Task, sides: Sides, desk: Desk, offset: int | None, kept: lis
     if offset is not None:
         e.diagonal(offset).zero_()
     N = desk.take().zero_() if task.tangent else e
-    one, two = desk.take(), desk.take()
+    one, two, spare = desk.take(), desk.take(), desk.take()
     turns, folds = iter(sides.turns()), iter(task.kappas)
     torch.sub(unit, e, alpha=2, out=cosine)
     for step in task.program:
@@ -138,8 +138,7 @@ def forwards(task: Task, sides: Sides, desk: Desk, offset: int | None, kept: lis
         e_after, N_after = (e, N) if kept is None else (desk.take(), desk.take() if task.tangent else N)
         if step == "fold":
             kappa = next(folds)
-            half = torch.sqrt(e, out=one).asin_()
-            sine = torch.addcmul(e, e, e, value=-1, out=two).sqrt_()
+            half, sine = _half_angle(e, one, two, spare)
             record: tuple[Any, ...] = (e, N, half, sine)
             # Rounding may take e below zero where two points are one.
             e = torch.addcmul(e, half, cosine, value=kappa, out=e_after).sub_(sine, alpha=kappa).clamp_min_(0)
@@ -221,6 +220,23 @@ def _apart(task: Task, sides: Sides, desk: Desk, cosine: Tensor) -> Tensor:
         elif sigma is not None:
             N.mul_(sigma)
     return cosine if N is None else N
+
+
+def _half_angle(e: Tensor, half: Tensor, sine: Tensor, spare: Tensor) -> tuple[Tensor, Tensor]:
+    """asin sqrt(e) and sqrt(e - e^2) for 0 <= e <= 1, half of an angle and half of its sine."""
+    if not slow_functions():
+        return torch.sqrt(e, out=half).asin_(), torch.addcmul(e, e, e, value=-1, out=sine).sqrt_()
+    torch.sub(e.new_ones(()), e, out=sine).clamp_min_(0)
+    root, other = _root(e, spare, half), _root(sine, spare, sine)
+    torch.atan2(root, other, out=spare)
+    other.mul_(root)
+    return half.copy_(spare), other
+
+
+def _root(x: Tensor, spare: Tensor, out: Tensor) -> Tensor:
+    """sqrt(x) for x >= 0."""
+    torch.clamp(x, min=torch.finfo(x.dtype).tiny, out=spare).rsqrt_()
+    return torch.mul(x, spare, out=out)
 
 
 def _angle(cosine: Tensor, theta: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
