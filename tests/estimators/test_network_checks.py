@@ -18,8 +18,11 @@ from kernelfield.models.neural.sampled_classifier import SampledClassifier
 from kernelfield.models.neural.train import Training
 from kernelfield.models.random_features import RandomFeatureProcess
 from kernelfield.models.sparse import SparseProcess
+from kernelfield.nets.dense import Dense, Dropout
+from kernelfield.nets.rectifiers import Relu
 
 SMALL = multilayer((8,))
+DROPPING = Dense(1.4, 0.1, width=8) >> Relu() >> Dropout(0.95) >> Dense(1.0, 0.1)
 QUICK = Training(steps=40, learning_rate=0.05)  # some checks ask for a score
 CLASSIFIERS = (
     EnsembleClassifier(SMALL, members=2, training=QUICK),
@@ -31,7 +34,7 @@ REGRESSORS = (
     Ensemble(SMALL, members=2, training=QUICK),
     LastLayer(SMALL, training=QUICK),
     LaplaceNetwork(SMALL, rounds=1, form="last_layer", training=QUICK),
-    MCDropout(SMALL, draws=20, training=QUICK),
+    MCDropout(DROPPING, draws=20, training=QUICK),
     RandomFeatureProcess(count=50, steps=2, restarts=1),
     SparseProcess(inducing=20, steps=2, restarts=1),
     PriorFitted(),
@@ -44,7 +47,18 @@ def test_a_classifier_keeps_every_convention(estimator, check) -> None:
     check(estimator)
 
 
+def _exceptions(estimator: FieldRegressor) -> dict[str, str]:
+    match estimator.model:
+        case LaplaceNetwork():
+            return {"check_fit_score_takes_y": "partial_fit says that a Laplace network must be fitted anew"}
+        case PriorFitted():
+            return {"check_methods_subset_invariance": "single precision rounds by the number of rows"}
+    return {}
+
+
 @pytest.mark.slow
-@parametrize_with_checks([FieldRegressor(model, random_state=0) for model in REGRESSORS])
+@parametrize_with_checks(
+    [FieldRegressor(model, random_state=0) for model in REGRESSORS], expected_failed_checks=_exceptions
+)
 def test_a_regressor_keeps_every_convention(estimator, check) -> None:
     check(estimator)
