@@ -41,7 +41,7 @@ def test_leading_eigenvectors_leave_next_to_nothing_of_a_smooth_grid(share):
     pull = solver.pull(found.X, c=0.7)
     for mine, wanted in zip(pull.factors, by_factors, strict=True):
         assert_close(symmetric(mine), symmetric(wanted), rtol=0, atol=1e-3 * wanted.abs().max().item())
-    assert_close(pull.scale, by_scale, rtol=1e-3, atol=0)
+    assert_close(pull.scale, by_scale, rtol=1e-3, atol=0)  # as above: four probes of what is left
     assert_close(pull.noise, by_noise[0], rtol=0, atol=1e-3 * by_noise[0].abs().max().item())
 
 
