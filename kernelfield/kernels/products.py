@@ -20,6 +20,7 @@ from kernelfield.kernels.entries import entries
 from kernelfield.linalg import tiled
 from kernelfield.linalg.choose import Choice, choose
 from kernelfield.linalg.product import KernelProduct
+from kernelfield.linalg.thin import thin
 from kernelfield.linalg.tiled import Entries
 
 
@@ -153,7 +154,7 @@ class Stored(Products):
 
     def __call__(self, V: Tensor) -> Tensor:
         tiled.require_alike(self.entries, V, len(self.X))
-        return self.matrix @ V
+        return thin(self.matrix, V)
 
     def rows(self, index: Tensor) -> Tensor:
         return self.matrix[index]

@@ -25,6 +25,7 @@ from torch import Tensor
 from kernelfield.core.numerics import MEMORY_SHARE, free_memory
 from kernelfield.linalg.product import KernelProduct
 from kernelfield.linalg.ranks import Ranks
+from kernelfield.linalg.thin import thin
 
 WORTH = 3  # products from which on it is worth while to keep rows, as reading them is a few times quicker
 BLOCK = 256  # rows that are computed at once to be kept
@@ -54,7 +55,7 @@ class Partition:
     method = "distributed"
 
     def __call__(self, V: Tensor) -> Tensor:
-        piece = self.local.cross(self._own, V) if self.kept is None else self.kept @ V
+        piece = self.local.cross(self._own, V) if self.kept is None else thin(self.kept, V)
         return self.ranks.gather(piece, len(self.X))
 
     def rows(self, index: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kernelfield.linalg.thin import thin
+
 Choice = Literal["random", "pivoted", "nystrom"]
 Rows = Callable[[Tensor], Tensor]  # indices (r,) to rows (r, n) of K
 
@@ -254,7 +256,7 @@ class LowRankPlusDiagonal:
         """P^-1 B."""
         Y, L = self._parts
         Z = B.double() / self._root
-        return ((Z - Y @ torch.cholesky_solve(Y.mT @ Z, L)) / self._root).to(B)
+        return ((Z - thin(Y, torch.cholesky_solve(thin(Y.mT, Z), L))) / self._root).to(B)
 
     def whiten(self, B: Tensor) -> Tensor:
         """L^-1 B."""
@@ -272,7 +274,7 @@ class LowRankPlusDiagonal:
     def multiply(self, B: Tensor) -> Tensor:
         """P B."""
         F, Z = self.F.double(), B.double()
-        return (F @ (F.mT @ Z) + self.spread[:, None] * Z).to(B)
+        return (thin(F, thin(F.mT, Z)) + self.spread[:, None] * Z).to(B)
 
     def trace(self, apply: Callable[[Tensor], Tensor], diagonal: Tensor) -> float:
         """tr P^-1 A for A known by its products and its diagonal (n,): r columns of products.
@@ -310,8 +312,8 @@ class LowRankPlusDiagonal:
         """Z + Q V diag(weights) V' Q' Z."""
         Y, L = self._parts
         V = self._inner[0]
-        inner = V.mT @ torch.linalg.solve_triangular(L, Y.mT @ Z, upper=False)
-        return Z + Y @ torch.linalg.solve_triangular(L.mT, V @ (weights[:, None] * inner), upper=True)
+        inner = V.mT @ torch.linalg.solve_triangular(L, thin(Y.mT, Z), upper=False)
+        return Z + thin(Y, torch.linalg.solve_triangular(L.mT, V @ (weights[:, None] * inner), upper=True))
 
     @cached_property
     def spread(self) -> Tensor:

@@ -3,10 +3,11 @@
     P = L L' = A + shift + E,    A = K + diag(noise),
 
 is made in half the memory and half the time of a factor in double precision, and its rounding E does no harm to a
-solve by iterations. The shift is of the size of rounding in the largest eigenvalue, without which the factor would
-break down. The eigenvalues of P^-1 A lie between about noise / (noise + shift) and one, so that few iterations are
-left whatever the kernel. Where a factor of low rank leaves hundreds, because the noise is small and the spectrum
-decays slowly, this is quicker, as long as n^2 single numbers fit.
+solve by iterations. Rounding in the largest eigenvalue is what may break the factor down, but most of it lies along
+that eigenvalue's vector: a sixteenth of it is the first shift that is tried. The eigenvalues of P^-1 A lie between
+about noise / (noise + shift) and little more than one, so that few iterations are left whatever the kernel. Where a
+factor of low rank leaves hundreds, because the noise is small and the spectrum decays slowly, this is quicker, as
+long as n^2 single numbers fit.
 
 L is read as it is, but products with it are in double precision, panel by panel: P is then exactly symmetric,
 and log|P| exactly its determinant.
@@ -15,6 +16,7 @@ Sources: Higham (2002), "Accuracy and Stability of Numerical Algorithms", sectio
 "Accelerating the Solution of Linear Systems by Iterative Refinement in Three Precisions".
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,12 +24,17 @@ from torch import Tensor
 
 from kernelfield.core.numerics import NotPositiveDefinite
 from kernelfield.linalg.product import KernelProduct
+from kernelfield.linalg.thin import thin
 
-PANEL = 512  # columns of a panel: matrix products are then most of the work, and its double is small
+PANEL = 512  # columns of a panel: matrix products are then most of the work
+BLOCK = 1024  # rows of a panel that are in double precision at once, within a core's caches
 POWERS = 6  # products that estimate the largest eigenvalue
-MARGIN = 8.0  # shifts by which P may exceed A where that counts: the shift itself and E; 3.7 is the most that was seen
+MARGIN = (
+    8.0  # roundings by which P may exceed A where that counts, shift and E; with a shift of one 3.7 was the most seen
+)
+FIRST = 1 / 16  # of the rounding in the largest eigenvalue: a third of the iterations that the whole of it takes
 GROWTH = 4.0  # of the shift where the factor breaks down
-TRIES = 6
+TRIES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +59,13 @@ class SingleFactor:
 
         Errors: NotPositiveDefinite where none does.
         """
-        shift = torch.finfo(torch.float32).eps * _largest(product, spread)
+        rounding = torch.finfo(torch.float32).eps * _largest(product, spread)
+        shift = FIRST * rounding
         for _ in range(TRIES):
             L = _assembled(product, spread + shift)
             if _factored(L):
                 noise = spread.min().item()
-                return cls(L, noise / (noise + MARGIN * shift))
+                return cls(L, noise / (noise + MARGIN * max(shift, rounding)))
             shift *= GROWTH
         raise NotPositiveDefinite(
             f"the kernel matrix has no Cholesky factor in single precision, even with {shift / GROWTH:.2g} added to "
@@ -72,17 +80,19 @@ class SingleFactor:
         """L^-1 B."""
         X = B.to(torch.float64, copy=True)
         for start in range(0, len(X), PANEL):
-            here, below = slice(start, start + PANEL), slice(start + PANEL, None)
+            here = slice(start, start + PANEL)
             X[here] = torch.linalg.solve_triangular(self._part(here, here), X[here], upper=False)
-            X[below].addmm_(self._part(below, here), X[here], alpha=-1)
+            for below in self._below(start):
+                X[below].sub_(thin(self._part(below, here), X[here]))
         return X.to(B)
 
     def unwhiten(self, B: Tensor) -> Tensor:
         """L^-T B, so that unwhiten(whiten(B)) = solve(B)."""
         X = B.to(torch.float64, copy=True)
         for start in reversed(range(0, len(X), PANEL)):
-            here, below = slice(start, start + PANEL), slice(start + PANEL, None)
-            X[here].addmm_(self._part(below, here).mT, X[below], alpha=-1)
+            here = slice(start, start + PANEL)
+            for below in self._below(start):
+                X[here].sub_(thin(self._part(below, here).mT, X[below]))
             X[here] = torch.linalg.solve_triangular(self._part(here, here).mT, X[here], upper=True)
         return X.to(B)
 
@@ -92,15 +102,25 @@ class SingleFactor:
         for start in range(0, len(z), PANEL):
             here = slice(start, start + PANEL)
             own = self._part(here, here).tril() @ wide[here]
-            X[here] = own.addmm_(self._part(here, slice(0, start)), wide[:start])
+            for before in _blocks(0, start):
+                own.add_(thin(self._part(here, before), wide[before]))
+            X[here] = own
         return X
 
     def logdet(self) -> Tensor:
         """log det P, in nats."""
         return 2 * self.factor.diagonal().double().log().sum()
 
+    def _below(self, start: int) -> Iterator[slice]:
+        """The rows below a panel, block by block."""
+        return _blocks(start + PANEL, len(self.factor))
+
     def _part(self, rows: slice, columns: slice) -> Tensor:
         return self.factor[rows, columns].double()
+
+
+def _blocks(start: int, end: int) -> Iterator[slice]:
+    return (slice(first, min(first + BLOCK, end)) for first in range(start, end, BLOCK))
 
 
 def _largest(product: KernelProduct, spread: Tensor) -> float:

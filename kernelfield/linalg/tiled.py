@@ -119,15 +119,15 @@ def multiply(entries: Entries, V: Tensor) -> Tensor:
     Errors: ValueError for a V of other rows or another precision than the entries'.
     """
     require_alike(entries, V, entries.shape[1])
-    out = V.new_zeros(entries.shape[0], V.shape[1])
+    across, out = V.mT.contiguous(), V.new_zeros(V.shape[1], entries.shape[0])  # along the rows, see `linalg.thin`
     entries, factor = entries.unscaled()
     with torch.no_grad():
         for rows, columns in tiles(entries):
             T = entries.tile(rows, columns)
-            out[rows].addmm_(T, V[columns])
+            out[:, rows].addmm_(across[:, columns], T.mT)
             if entries.symmetric and rows != columns:
-                out[columns].addmm_(T.mT, V[rows])
-        return out.mul_(factor)
+                out[:, columns].addmm_(across[:, rows], T)
+        return out.mul_(factor).mT
 
 
 def multiply_transposed(entries: Entries, U: Tensor) -> Tensor:
@@ -135,12 +135,12 @@ def multiply_transposed(entries: Entries, U: Tensor) -> Tensor:
     if entries.symmetric:
         return multiply(entries, U)
     require_alike(entries, U, entries.shape[0])
-    out = U.new_zeros(entries.shape[1], U.shape[1])
+    across, out = U.mT.contiguous(), U.new_zeros(U.shape[1], entries.shape[1])
     entries, factor = entries.unscaled()
     with torch.no_grad():
         for rows, columns in tiles(entries):
-            out[columns].addmm_(entries.tile(rows, columns).mT, U[rows])
-        return out.mul_(factor)
+            out[:, columns].addmm_(across[:, rows], entries.tile(rows, columns))
+        return out.mul_(factor).mT
 
 
 def slopes(entries: Entries, A: Tensor, B: Tensor) -> list[Tensor]:

@@ -19,6 +19,7 @@ Wenger et al. (2022), "Preconditioning for Scalable Gaussian Process Hyperparame
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -175,18 +176,41 @@ class StochasticEvidence:
         parameters, noise, mixing = self.form.split(theta)
         self.form.covariance.assign(parameters)
         with torch.no_grad():
-            known = torch.cat([self.Y, self.H], -1)
-            system, found = self.ladder.solution(
-                self.product(), spread_of(noise, self.data), known, tolerance=SEARCHING, start=self.last
+            product, spread = self.product(), spread_of(noise, self.data)
+            system, probes, found = (
+                self._settled(product, spread) if self.ladder.factored else self._tried(product, spread)
             )
-            self.last = found.X
-            probes = Probes.of(self.w, system.preconditioner)
-            inverse = system.solution(probes.right, tolerance=SEARCHING, start=probes.partners, quiet=True)
-        slope = self._slope(system, found.X, *probes.pairs(inverse.X), mixing)
+            self.last, inverse = found.X.tensor_split([found.X.shape[1] - PROBES], 1)
+        slope = self._slope(system, self.last, *probes.pairs(inverse), mixing)
         _, tilt = self.form.covariance.log_prior(parameters)
         slope[: len(parameters)] += tilt
-        worst = torch.cat([found.residual, inverse.residual]).max().item()
-        return Evaluation(-slope / self.Y.numel(), found.iterations + inverse.iterations, worst)
+        return Evaluation(-slope / self.Y.numel(), found.iterations, found.residual.max().item())
+
+    @cached_property
+    def known(self) -> Tensor:
+        """The right-hand sides (n, m + p) that do not depend on the probes."""
+        return torch.cat([self.Y, self.H], -1)
+
+    def _tried(self, product: KernelProduct, spread: Tensor) -> tuple[System, Probes, Solution]:
+        """A^-1 [known, probes], one after the other: the first finds the preconditioner that the second is made of."""
+        system, found = self.ladder.solution(product, spread, self.known, tolerance=SEARCHING, start=self.last)
+        probes = Probes.of(self.w, system.preconditioner)
+        inverse = system.solution(probes.right, tolerance=SEARCHING, start=probes.partners, quiet=True)
+        whole = Solution(
+            torch.cat([found.X, inverse.X], 1),
+            torch.cat([found.residual, inverse.residual]),
+            found.iterations + inverse.iterations,
+            found.converged and inverse.converged,
+        )
+        return system, probes, whole
+
+    def _settled(self, product: KernelProduct, spread: Tensor) -> tuple[System, Probes, Solution]:
+        """The same at once, where the preconditioner is known: one product serves all columns."""
+        system = self.ladder.system(product, spread)
+        probes = Probes.of(self.w, system.preconditioner)
+        first = torch.zeros_like(self.known) if self.last is None else self.last
+        right, start = torch.cat([self.known, probes.right], 1), torch.cat([first, probes.partners], 1)
+        return system, probes, system.solution(right, tolerance=SEARCHING, start=start)
 
     def _slope(self, system: System, solved: Tensor, first: Tensor, second: Tensor, mixing: Mixing) -> np.ndarray:
         """The slope of the log evidence, by A^-1 [Y, H], and the pairs of vectors of each trace."""

@@ -23,7 +23,7 @@ from kernelfield.models.iterative_evidence import PROBES, Ladder, StochasticEvid
 from kernelfield.models.iterative_process import FittedIterativeProcess, SolvePlan
 from kernelfield.models.search import Settings, kernel_for, race, sample
 from kernelfield.models.slope_search import Descent, descend, hessian_at
-from kernelfield.models.solver_choice import Chosen, Solver, product_for, rank_for
+from kernelfield.models.solver_choice import Chosen, Solver, product_for, rank_for, single_fits
 
 SAMPLE = 2048  # rows of which the evidence is exact before all rows count: some tenths of a second each
 MIDDLE = 8192  # rows between these and many more: what they teach is cheap, and spares evaluations on all
@@ -54,10 +54,10 @@ def fit_iteratively(model: Fitting, data: Data, chosen: Chosen, generator: torch
             theta, searches = _guess(model, kernel, form, few, generator)
             if theta is not None:
                 if len(data.X) > 2 * MIDDLE:
-                    some = sample(data, MIDDLE, generator)
-                    theta, _ = _climb(
-                        model, chosen.solver, some, form, theta, Ladder(chosen.solver, rank_for(MIDDLE), seed)
-                    )
+                    some, first = sample(data, MIDDLE, generator), Ladder(chosen.solver, rank_for(MIDDLE), seed)
+                    theta, _ = _climb(model, chosen.solver, some, form, theta, first)
+                    # More rows leave a factor of low rank more to do: where it was not enough, it will not be.
+                    ladder.factored = first.factored and single_fits(chosen.solver, len(data.X), data.X.device)
                 theta, course = _climb(model, chosen.solver, data, form, theta, ladder)
                 parameters, noise, mixing = form.split(theta)
                 form.covariance.assign(parameters)
