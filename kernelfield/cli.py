@@ -9,6 +9,7 @@ or a function in, its optimum out.
     kernelfield calibrate MODEL --data D.csv -o NEW
     kernelfield compare DATA.csv --target Y -o R.html
     kernelfield models
+    kernelfield pretrain -o NET.safetensors
     kernelfield solve NAME -o FOLDER
     kernelfield optimise MODULE:FUNCTION --space SPACE.toml --trials N
     kernelfield bench bo --suite quick -o FOLDER
@@ -29,13 +30,14 @@ from kernelfield.commands.console import boundary
 from kernelfield.commands.launch import launched
 from kernelfield.commands.listing import models
 from kernelfield.commands.optimise import optimise
+from kernelfield.commands.pretrain import pretrain
 from kernelfield.commands.report import report
 from kernelfield.commands.solve import solve
 from kernelfield.commands.tables import demo, fit, predict
 from kernelfield.core.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (demo, fit, predict, report, calibrate, compare, models, solve, optimise):
+for command in (demo, fit, predict, report, calibrate, compare, models, pretrain, solve, optimise):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

@@ -109,7 +109,7 @@ def compare(
     zoo = CLASSIFIERS if classes else MODELS
     return Comparison(
         outputs=list(problem.target),
-        contenders=[_contender(zoo[name], trials) for name, trials in finished.items()],
+        contenders=[_contender(entry(name, zoo), trials) for name, trials in finished.items()],
         baseline=Contender("training shares" if classes else "training mean", rule),
         failures=failed,
         rows=len(problem.target),
@@ -117,7 +117,7 @@ def compare(
         classes=sorted({str(label) for label in problem.target.iloc[:, 0]}) if classes else (),
         provenance=provenance or {},
         notes=[*notes, *remarks(table, table.apply(problem.features)), *_crowded(at_once)],
-        advice={name: zoo[name].advice for name in names},
+        advice={name: entry(name, zoo).advice for name in names},
     )
 
 

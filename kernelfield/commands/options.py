@@ -56,6 +56,21 @@ Level = Annotated[float, option("--level", metavar="P", text="Probability of the
 ReportFile = Annotated[Path | None, option("--report", metavar="FILE", text="Write an HTML report.")]
 JsonFile = Annotated[Path | None, option("--json", metavar="FILE", text="Write the report as JSON.")]
 NewModel = Annotated[Path, option("--output", "-o", metavar="MODEL_DIR", text="Folder for the model.")]
+NewCheckpoint = Annotated[Path, option("--output", "-o", metavar="FILE", text="Checkpoint to write, a .safetensors.")]
+PriorName = Annotated[
+    str, option("--prior", metavar="NAME", text="Law of tasks: general, processes, networks, or rbf, a fixed process.")
+]
+MostRows = Annotated[
+    int | None, option("--rows", metavar="NUMBER", text="Most rows of a task.", min=1, show_default="by the prior")
+]
+MostColumns = Annotated[
+    int | None, option("--columns", metavar="NUMBER", text="Most columns.", min=1, show_default="by the prior")
+]
+Steps = Annotated[
+    int | None, option("--steps", metavar="NUMBER", text="Of the training.", min=1, show_default="by the prior")
+]
+Layers = Annotated[int, typer.Option("--layers", min=1, metavar="NUMBER", help="Of the transformer.")]
+Width = Annotated[int, typer.Option("--width", min=4, metavar="NUMBER", help="Of its layers, a multiple of four.")]
 NewTable = Annotated[Path, option("--output", "-o", metavar="OUT", text="Table to write.")]
 NewPage = Annotated[Path, option("--output", "-o", metavar="FILE", text="HTML file to write.")]
 Unseen = Annotated[Path, option("--data", metavar="FILE", text="Table of rows that the fit has not seen.")]

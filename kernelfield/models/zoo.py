@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 from kernelfield.core.contracts import Model
 from kernelfield.core.mixing import InverseGamma
@@ -11,6 +13,8 @@ from kernelfield.models.entry import ANY, EXACT, GAUSSIAN, SPARSE, STRUCTURED, T
 from kernelfield.models.grid import GridProcess
 from kernelfield.models.infinitely_deep import InfinitelyDeepClassifier
 from kernelfield.models.laplace import LaplaceClassifier
+from kernelfield.models.neural.prior_checkpoint import located
+from kernelfield.models.neural.prior_fitted import PriorFitted
 from kernelfield.models.orthogonal import SphericalProcess
 from kernelfield.models.process import Process
 from kernelfield.models.quantile import QuantileProcess
@@ -26,6 +30,7 @@ from kernelfield.models.vecchia import NearestNeighbourProcess
 from kernelfield.models.warped import Warped
 from kernelfield.models.zoo_networks import NETWORK_CLASSIFIERS, NETWORKS
 
+PRETRAINED = "prior-fitted"  # the model whose name may go on with a file
 MOST = 6  # models to try first
 PATIENCE = 1000  # rows up to which those that are not quick are among them
 
@@ -220,9 +225,9 @@ _FIRST_CLASSIFIERS = ("gpc", "ntk-svm", "gpc-dirichlet", "infinitely-deep", "gpc
 
 
 def model(name: str) -> Model:
-    """A model by name, with its default settings.
+    """A model by name, with its default settings; `prior-fitted:FILE` has a checkpoint of one's own.
 
-    Errors: ValueError for an unknown name, with those that are near.
+    Errors: ValueError for an unknown name, with those that are near; FileNotFoundError without the FILE.
 
     >>> model("gp-rbf").kernel
     'rbf'
@@ -244,8 +249,12 @@ def classifier(name: str) -> Model:
 def entry(name: str, among: Mapping[str, Entry]) -> Entry:
     """What is known of a name.
 
-    Errors: ValueError if it is not among them, with those that are near.
+    Errors: ValueError if it is not among them, with those that are near; FileNotFoundError for
+        `prior-fitted:FILE` if there is no such file.
     """
+    plain, colon, place = name.partition(":")
+    if colon and plain == PRETRAINED and plain in among:
+        return replace(among[plain], name=name, make=partial(PriorFitted, str(located(place))))
     if name not in among:
         near = difflib.get_close_matches(name, among) or list(among)
         raise ValueError(f"no model is called {name!r}; did you mean {' or '.join(near)}?")

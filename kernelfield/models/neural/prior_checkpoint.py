@@ -122,7 +122,7 @@ class Checkpoint:
         Errors: FileNotFoundError if there is none, naming those that come with the package; ValueError
             if it is something else, of another version, or not whole.
         """
-        path = _found(checkpoint)
+        path = located(checkpoint)
         try:
             with safe_open(path, framework="pt") as file:
                 settings = json.loads((file.metadata() or {}).get("settings", "null"))
@@ -201,7 +201,11 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
 
-def _found(checkpoint: str | Path) -> Path:
+def located(checkpoint: str | Path) -> Path:
+    """The file of a checkpoint, given by its path or, if it comes with the package, by its name.
+
+    Errors: FileNotFoundError if there is none, naming those that come with the package.
+    """
     if isinstance(checkpoint, str) and checkpoint in shipped():
         return SHIPPED / f"{checkpoint}.safetensors"
     path = Path(checkpoint)

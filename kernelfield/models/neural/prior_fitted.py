@@ -33,8 +33,8 @@ class PriorFitted(Model):
     """A trained network that takes the data as its context.
 
     checkpoint : "general", for tables of up to 16 columns, or so; "rbf", the fixed process with RBF kernel of
-        lengthscale 0.2, variance 1 and noise 0.01 on [0, 1]; or the path of a file that
-        `kernelfield.models.neural.prior_training` wrote. None is "general".
+        lengthscale 0.2, variance 1 and noise 0.01 on [0, 1]; or the path of a file that `kernelfield pretrain`
+        or `kernelfield.models.neural.prior_training` wrote. None is "general".
     rows : the longest context; each point is predicted from as many rows nearest to it where there are more.
         None is that of the checkpoint's training.
 

@@ -1,6 +1,6 @@
 """Training of prior-fitted networks: a set transformer learns to answer tasks drawn from a prior.
 
-    python -m kernelfield.models.neural.prior_training general general.safetensors
+    kernelfield pretrain --prior general -o general.safetensors
 
 Each step draws a batch of tasks, standardises them as predictions will, and takes a step of AdamW on the
 mean loss of the bar distribution over queries, half of them asking for f and the others for y.
@@ -11,13 +11,12 @@ Source: Mueller, Hollmann, Pineda Arango, Grabocka & Hutter (2022), "Transformer
 Inference", algorithm 1; Loshchilov & Hutter (2019), "Decoupled Weight Decay Regularization".
 """
 
-import argparse
 import json
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -76,22 +75,29 @@ class Recipe:
         return self.prior.draw(tasks, rows, self.queries, columns, generator)
 
 
-def pretrain(recipe: Recipe, path: str | Path, *, seed: int = 0) -> Checkpoint:
+def silent(steps: int) -> None:
+    """A tick that nobody hears."""
+
+
+def pretrain(recipe: Recipe, path: str | Path, *, seed: int = 0, tick: Callable[[int], None] = silent) -> Checkpoint:
     """Train a network and write its checkpoint to `path`; a run that was interrupted goes on where it was.
 
-    The state of an unfinished run lies beside it, in PATH.state, and is removed at the end.
+    The state of an unfinished run lies beside it, in `unfinished(path)`, and is removed at the end.
+    tick: is told the steps done since it was last called, those of an earlier run at first.
 
     Errors: ValueError where the loss is not finite, with the step, and where a state belongs to
         another recipe; those of `require_writable`.
     """
     target = require_writable(path)
-    state = target.with_name(target.name + ".state")
+    state = unfinished(target)
     run = _Run.begin(recipe, seed)
     if state.exists():
         run.resume(state)
+        tick(run.step)
     written = time.monotonic()
     while run.step < recipe.steps:
         run.advance()
+        tick(1)
         if time.monotonic() - written > KEEP and run.step < recipe.steps:
             run.keep(state)
             written = time.monotonic()
@@ -99,6 +105,16 @@ def pretrain(recipe: Recipe, path: str | Path, *, seed: int = 0) -> Checkpoint:
     checkpoint.save(target)
     state.unlink(missing_ok=True)
     return checkpoint
+
+
+def unfinished(path: str | Path) -> Path:
+    """Where the state of a training lies whose checkpoint will be at `path`.
+
+    >>> unfinished("net.safetensors").name
+    'net.safetensors.state'
+    """
+    target = Path(path).resolve()
+    return target.with_name(target.name + ".state")
 
 
 class _Run:
@@ -229,45 +245,44 @@ def _schedule(t: float) -> float:
     return t / WARM + 1e-3 if t < WARM else 0.5 + 0.5 * math.cos(math.pi * (t - WARM) / (1 - WARM))
 
 
+def recipe(name: str) -> Recipe:
+    """What to train, by name: that of a checkpoint that comes with the package, or a part of the general one.
+
+    Errors: ValueError for an unknown name.
+
+    >>> recipe("networks").prior.rows
+    (3, 100)
+    """
+    known = recipes()
+    if name not in known:
+        raise ValueError(f"no prior is called {name!r}; there are {', '.join(known)}")
+    return known[name]
+
+
 def recipes() -> dict[str, Recipe]:
-    """The recipes of the checkpoints that come with the package, by name."""
+    """The recipes that have a name: "general" and "rbf" are those of the checkpoints that come with the package."""
     fixed = ProcessTasks("rbf", Scales((0.2, 0.2), spread=0.0, kept=1.0))
     line = TaskPrior(((1.0, fixed),), Box(), rows=(1, 20), columns=(1, 1), noise=(0.01, 0.01), even=True)
     inside = Scales((0.3, 2.0), per_column=True)
     relu = Dense(2**0.5, 0.5) >> Relu() >> Dense(2**0.5, 0.2) >> Relu() >> Dense(1.0)
     erf = Dense(2**0.5, 0.5) >> Erf() >> Dense(2**0.5, 0.2) >> Erf() >> Dense(1.0)
-    functions = (
+    processes = (
         (0.2, ProcessTasks("rbf")),
         (0.1, ProcessTasks("matern12")),
         (0.15, ProcessTasks("matern32")),
         (0.2, ProcessTasks("matern52")),
+    )
+    networks = (
         (0.2, ProcessTasks(relu, inside)),
         (0.1, ProcessTasks(erf, inside)),
         (0.05, NetworkTasks(Dense(2**0.5, 0.5, 32) >> Relu() >> Dense(1.0), inside)),
     )
-    tables = TaskPrior(functions, Tables(), (3, 100), (1, 16), (5e-4, 1.0), weighted=0.2, central=0.3)
-    return {
-        "rbf": Recipe(line, Architecture(metrics=2, directions=4), standardise=False, steps=3600, tokens=1152),
-        "general": Recipe(tables, steps=2000),
+    laws = {"general": (*processes, *networks), "processes": processes, "networks": networks}
+    tables = {
+        name: TaskPrior(functions, Tables(), (3, 100), (1, 16), (5e-4, 1.0), weighted=0.2, central=0.3)
+        for name, functions in laws.items()
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: see the module docstring."""
-    known = recipes()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=sorted(known), help="what to train")
-    parser.add_argument("path", type=Path, help="the checkpoint to write")
-    parser.add_argument("--steps", type=int, help="instead of those of the recipe")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    recipe = known[options.recipe]
-    if options.steps is not None:
-        recipe = replace(recipe, steps=options.steps)
-    checkpoint = pretrain(recipe, options.path, seed=options.seed)
-    print(f"{options.path}: {checkpoint.size} parameters, {checkpoint.training}")
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        **{name: Recipe(prior, steps=2000) for name, prior in tables.items()},
+        "rbf": Recipe(line, Architecture(metrics=2, directions=4), standardise=False, steps=3600, tokens=1152),
+    }

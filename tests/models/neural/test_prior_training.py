@@ -101,11 +101,19 @@ def test_recipes_that_train_nothing_are_refused(settings, sentence):
         replace(RECIPE, **settings)
 
 
-def test_the_command_line_trains_and_says_what_it_wrote(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(prior_training, "recipes", lambda: {"small": RECIPE})
-    prior_training.main(["small", str(tmp_path / "net"), "--steps", "2"])
-    assert "2 steps of 160 tokens" in capsys.readouterr().out
-    assert Checkpoint.load(tmp_path / "net").rows == 8
+def test_each_step_is_told_once_those_of_an_earlier_run_too(tmp_path):
+    path, told = tmp_path / "net", []
+    run = prior_training._Run.begin(RECIPE, 0)
+    run.advance()
+    run.advance()
+    run.keep(prior_training.unfinished(path))
+    pretrain(RECIPE, path, tick=told.append)
+    assert told == [2, 1, 1, 1, 1]
+
+
+def test_an_unknown_prior_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match="no prior is called 'rfb'; there are general, processes, networks, rbf"):
+        prior_training.recipe("rfb")
 
 
 def test_the_name_of_a_recipe_is_the_same_in_every_process():
