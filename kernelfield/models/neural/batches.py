@@ -14,7 +14,9 @@ from kernelfield.core.contracts import Data
 
 BLOCK = 2**20  # numbers, about, of the batches that are gathered at once
 MOST = 64  # batches of them
-LEAST = 20  # rows below which none is held out to learn the noise from
+LEAST = 20  # rows below which none is held out to stop a training
+FEW = 100  # rows below which a share of them says too little of the noise
+FOLDS = 5  # networks that judge the noise of so few rows
 HELD = 2  # rows, at least, to fit and to judge by where some are held out
 
 
@@ -92,20 +94,50 @@ def _order(own: Tensor, count: int, seed: int) -> Iterator[Tensor]:
 
 
 def held_out(data: Data, share: float, generator: torch.Generator) -> tuple[Data, Data | None]:
-    """The data to fit, and a random share of them held out of it; None where there are too few rows.
+    """The data to fit, and a random share of them held out of it; None where there are too few rows, see `folds`.
 
-    >>> rows = Data(torch.zeros(50, 1), torch.zeros(50, 1))
+    >>> rows = Data(torch.zeros(150, 1), torch.zeros(150, 1))
     >>> fitted, judged = held_out(rows, 0.2, torch.Generator())
     >>> len(fitted.X), len(judged.X)
-    (40, 10)
+    (120, 30)
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"held_out must be a share of the rows below 1, got {share}; 0 holds out none")
+    _require_share(share)
     n = len(data.X)
-    if n < LEAST or round(share * n) < HELD:
+    if n < FEW or round(share * n) < HELD:
         return data, None
     kept, judged = parted(n, share, generator)
     return _some(data, kept.to(data.X.device)), _some(data, judged.to(data.X.device))
+
+
+def crosses(n: int, share: float) -> bool:
+    """Whether noise is judged by cross-fitting: a share of rows would be held out, and they are few, but not one.
+
+    Errors: ValueError for a share outside of [0, 1).
+    """
+    _require_share(share)
+    return share > 0 and 1 < n < FEW
+
+
+def folds(n: int, generator: torch.Generator) -> Tensor:
+    """Which rows (f, n) each of f networks sees, such that each row is unseen by one; for cross-fitting.
+
+    >>> folds(7, torch.Generator()).sum(0).tolist()
+    [4, 4, 4, 4, 4, 4, 4]
+    """
+    count = min(FOLDS, n)
+    order = torch.randperm(n, generator=generator, device=generator.device).cpu()
+    return order % count != torch.arange(count)[:, None]
+
+
+def unseen(values: Tensor, seen: Tensor) -> Tensor:
+    """Functions (k, n, m) at rows which they have not learned from, of those of f networks (f, k, n, m)."""
+    apart = (~seen).long().argmax(0).to(values.device)
+    return values[apart, :, torch.arange(len(apart), device=values.device)].transpose(0, 1)
+
+
+def _require_share(share: float) -> None:
+    if not 0 <= share < 1:
+        raise ValueError(f"held_out must be a share of the rows below 1, got {share}; 0 holds out none")
 
 
 def _some(data: Data, rows: Tensor) -> Data:

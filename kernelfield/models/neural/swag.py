@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kernelfield.core.contracts import Data, Model
-from kernelfield.models.neural.batches import held_out
+from kernelfield.models.neural.batches import FEW, crosses, folds, held_out, unseen
 from kernelfield.models.neural.ensemble import DEFAULT, FittedEnsemble
 from kernelfield.models.neural.likelihoods import Gaussian, held_out_noise
 from kernelfield.models.neural.network import Network
@@ -43,8 +43,9 @@ class SWAG(Model):
     every : steps between two of them.
     learning_rate : the constant one, while they are collected; it sets the size of the Gaussian.
     noise : variance of the observation noise, in squared units of Y; None learns it.
-    held_out : the share of rows from which the noise is learned, and the networks are not. Fewer
-        than 20 rows are all fitted.
+    held_out : the share of rows from which the noise is learned, and the networks are not. Fewer than
+        100 rows are all fitted, and five more trainings, each without a fifth of them, judge the
+        noise; 0 takes what the training learned.
     training : how, before anything is collected.
 
     Errors: ValueError for a value out of its range, and those of `Network` and `train`.
@@ -70,29 +71,53 @@ class SWAG(Model):
 
     def fit(self, data: Data, *, generator: torch.Generator) -> FittedEnsemble:
         self._check()
-        likelihood, m = Gaussian(self.noise), data.Y.shape[1]
+        m = data.Y.shape[1]
         network = Network(DEFAULT if self.network is None else self.network, data.X.shape[1], m, self.width)
-        fitted, judged = held_out(data, self.held_out if self.noise is None else 0.0, generator)
-        first = train(network, fitted, likelihood, self.training, members=self.members, generator=generator)
+        share = self.held_out if self.noise is None else 0.0
+        fitted, judged = held_out(data, share, generator)
+        around = self._averaged(network, fitted, self.training, self.members, generator)
+        drawn = around.draws(self.draws, generator)
+        noise = around.noise.mean(0)
+        if judged is not None:
+            noise = held_out_noise(drawn.values(judged.X), judged, data)
+        elif crosses(len(data.X), share):
+            noise = held_out_noise(self._crossed(network, data, generator), data, data)
+        return replace(drawn, noise=noise.expand(self.draws, -1), remarks=around.notes)
+
+    def _averaged(
+        self,
+        network: Network,
+        data: Data,
+        training: Training,
+        members: int,
+        generator: torch.Generator,
+        rows: Tensor | None = None,
+    ) -> "_Around":
+        """The ends of `members` trainings, each on its rows (k, n), or all."""
+        likelihood = Gaussian(self.noise)
+        first = train(network, data, likelihood, training, members=members, generator=generator, rows=rows)
         moments = Moments(first.parameters, self.rank)
         settings = {"steps": self.collected * self.every, "learning_rate": self.learning_rate, "schedule": "constant"}
         last = train(
             network,
-            fitted,
+            data,
             likelihood,
-            Training(**{**self.training.get_params(), **settings, "held_out": 0.0}),
-            members=self.members,
+            Training(**{**training.get_params(), **settings, "held_out": 0.0}),
+            members=members,
             generator=generator,
+            rows=rows,
             start=first.parameters,
             watch=lambda step, theta: None if step % self.every else moments.take(theta),
         )
-        shape = (self.draws, network.size + moments.rank)
-        z = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
-        noise = torch.as_tensor(last.noise).mean(0)
-        drawn = FittedEnsemble(network, moments.draw(z.to(data.X.device)), noise.expand(self.draws, -1), m)
-        if judged is not None:
-            noise = held_out_noise(drawn.values(judged.X), judged, data)
-        return replace(drawn, noise=noise.expand(self.draws, -1), remarks=tuple(first.notes))
+        return _Around(network, moments, torch.as_tensor(last.noise).to(data.Y), tuple(first.notes))
+
+    def _crossed(self, network: Network, data: Data, generator: torch.Generator) -> Tensor:
+        """Functions (k, n, m) of trainings that have not seen the rows at which they are evaluated."""
+        seen = folds(len(data.X), generator)
+        training = Training(**{**self.training.get_params(), "batch": self.training.batch or FEW})
+        around = self._averaged(network, data, training, len(seen), generator, seen)
+        values = around.draws(self.draws * len(seen), generator).values(data.X)
+        return unseen(values.unflatten(0, (self.draws, len(seen))).transpose(0, 1), seen)
 
     def _check(self) -> None:
         for name, least in (("members", 1), ("draws", 2), ("rank", 2), ("every", 1)):
@@ -102,6 +127,24 @@ class SWAG(Model):
             raise ValueError(
                 f"collected must be at least rank={self.rank} parameters, got {self.collected}; lower the rank"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class _Around:
+    """The ends of k trainings, and the noise (k, m) that they learned."""
+
+    network: Network
+    moments: "Moments"
+    noise: Tensor
+    notes: tuple[str, ...]
+
+    def draws(self, count: int, generator: torch.Generator) -> FittedEnsemble:
+        """Networks, of one training after another."""
+        shape = (count, self.network.size + self.moments.rank)
+        z = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
+        m = self.noise.shape[1]
+        noise = self.noise.mean(0).expand(count, -1)
+        return FittedEnsemble(self.network, self.moments.draw(z.to(self.noise.device)), noise, m)
 
 
 class Moments:

@@ -13,10 +13,12 @@ from kernelfield.models.neural.last_layer import (
     Evidence,
     Features,
     FittedLastLayer,
+    Judge,
     LastLayer,
     conjugate,
     target_sizes,
 )
+from kernelfield.models.neural.likelihoods import SHARE
 from kernelfield.models.neural.network import Network, multilayer
 from kernelfield.models.neural.train import Training
 from kernelfield.nets.quadrature import Tanh
@@ -39,7 +41,7 @@ def problem(n: int = 30, units: int = 6, *, weighted: bool = False) -> tuple[Fea
 
 
 def of_all(features: Features, data: Data) -> FittedLastLayer:
-    return conjugate(features, data, torch.zeros(len(data.X), dtype=torch.bool))
+    return conjugate(features, data)
 
 
 @pytest.mark.parametrize("n", [4, 30])  # fewer rows than features, and more
@@ -92,15 +94,17 @@ def test_conditioning_is_fitting_all_rows_at_once(n):
     assert math.isclose(joined.log_evidence, whole.log_evidence, rel_tol=1e-9)
 
 
-def test_held_out_rows_and_a_prior_of_the_precision_judge():
+def test_held_out_rows_and_priors_of_precision_and_noise_judge():
     features, data = problem()
     held = torch.arange(30) % 3 == 0
-    fitted = conjugate(features, data, held)
+    fitted = conjugate(features, data, [Judge(features, held)])
     seen = of_all(features, Data(data.X[~held], data.Y[~held]))
 
     def density(precision, noise):
         at = FittedLastLayer(features, seen.moments, precision, noise)
-        prior = Normal(-target_sizes(data).log(), SPREAD).log_prob(precision.log())
+        size = target_sizes(data)
+        prior = Normal(-size.log(), SPREAD).log_prob(precision.log())
+        prior += Normal((SHARE * size).log(), SPREAD).log_prob(noise.log())
         return prior + at.posterior(data.X[held], noise=True).log_prob(data.Y[held]).sum(0)
 
     best = density(fitted.precision, fitted.noise)
