@@ -152,14 +152,25 @@ class Softmax(Likelihood):
         return (nll if weight is None else nll * weight).mean(-1)
 
 
+def same(Y: Tensor, weight: Tensor | None = None) -> bool:
+    """Whether all rows of targets (n, m) are equal, but for rounding."""
+    _, constant = _variance(Y, weight)
+    return bool(constant.all())
+
+
 def _spread(Y: Tensor, weight: Tensor | None) -> Tensor:
     """The variances (m,) of targets (n, m)."""
+    spread, constant = _variance(Y, weight)
+    # Constant targets have no spread but rounding, and any unit that is not zero will do.
+    return torch.where(constant, 1.0, spread)
+
+
+def _variance(Y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The variances (m,) of targets (n, m), and which of them are rounding."""
     weight = Y.new_ones(len(Y)) if weight is None else weight
     share = (weight / weight.sum())[:, None]
     spread = (share * (Y - (share * Y).sum(0)).square()).sum(0)
-    # Constant targets have no spread but rounding, and any unit that is not zero will do.
-    constant = spread <= torch.finfo(Y.dtype).eps * (share * Y.square()).sum(0)
-    return torch.where(constant, 1.0, spread)
+    return spread, spread <= torch.finfo(Y.dtype).eps * (share * Y.square()).sum(0)
 
 
 def held_out_noise(values: Tensor, judged: Data, data: Data) -> Tensor:

@@ -12,7 +12,7 @@ Sources: Neal (1996), "Bayesian Learning for Neural Networks"; Izmailov, Vikram,
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -24,7 +24,7 @@ from kernelfield.models.neural.chains import Chains
 from kernelfield.models.neural.density import NetworkDensity
 from kernelfield.models.neural.diagnostics import Diagnosis
 from kernelfield.models.neural.hamiltonian import hmc
-from kernelfield.models.neural.likelihoods import Gaussian, Likelihood
+from kernelfield.models.neural.likelihoods import Gaussian, Likelihood, same
 from kernelfield.models.neural.network import Network
 from kernelfield.models.neural.no_u_turn import nuts
 from kernelfield.models.neural.stochastic_hamiltonian import sghmc
@@ -38,6 +38,7 @@ WORK = 10_000_000  # row slopes a chain that a fit may take where the number of 
 MOVES, FEWEST = 200, 60  # of warm-up and sampling together, then
 LONGEST = 256  # steps of a trajectory at most
 STEPS = 96  # of a trajectory, about, by which moves are counted
+SETTLED = 20  # networks that answer where all targets are equal
 FULL_BATCH = 2000  # rows above which chains on all of them are short, and mini-batches are advised
 
 
@@ -61,7 +62,7 @@ class SampledNetworks:
     network: Network
     parameters: Tensor
     noise: Tensor | None
-    diagnosis: Diagnosis
+    diagnosis: Diagnosis | None  # None where no chain was run
     remarks: tuple[str, ...]
 
     def values(self, X: Tensor) -> Tensor:
@@ -105,6 +106,8 @@ class Sampled(Model):
         density = NetworkDensity.of(
             network, data, likelihood, scale=self.scale, learn_scales=self.learn_scales, dtype=dtype
         )
+        if likelihood.learned and len(data.X) > 1 and same(data.Y):
+            return self._settled(density, data, generator)
         chains = self.run(density, self._start(density, data, generator), generator)
         z = chains.draws.flatten(0, 1)
         noise = density.noise(z)
@@ -155,6 +158,18 @@ class Sampled(Model):
             penalty=lambda theta: (precision.to(theta) * theta.square()).sum(-1) / (2 * len(data.X)),
         )
         return density.position(done.parameters, done.noise)
+
+    def _settled(self, density: NetworkDensity, data: Data, generator: torch.Generator) -> SampledNetworks:
+        """Networks for targets that are all equal, under which noise and steps of chains sink without end."""
+        z = replace(self, training=self.training or start_training(), chains=SETTLED)._start(density, data, generator)
+        parameters = density.parameters(z).double()
+        gap = density.network.values(parameters.to(data.X), data.X) - data.Y
+        least = torch.finfo(density.data.X.dtype).eps * data.Y.square().mean(0)
+        noise = gap.square().mean(-2).clamp_min(torch.finfo(gap.dtype).tiny).maximum(least)
+        said = (
+            f"All targets are equal: no chains were run, and {SETTLED} networks were trained from draws of the prior."
+        )
+        return SampledNetworks(density.network, parameters, noise, None, (said,))
 
     def _diagnosis(self, density: NetworkDensity, chains: Chains, generator: torch.Generator) -> Diagnosis:
         """Of predictions and of the noise, which are functions of the posterior that symmetries leave alone."""
@@ -349,8 +364,10 @@ class FittedSampled(Surrogate):
         return [*self.sample.remarks, *verdict(self.sample.diagnosis)]
 
 
-def verdict(diagnosis: Diagnosis) -> list[str]:
-    """Whether chains converged, in sentences."""
+def verdict(diagnosis: Diagnosis | None) -> list[str]:
+    """Whether chains converged, in sentences; none without chains."""
+    if diagnosis is None:
+        return []
     complaints = diagnosis.complaints
     if complaints:
         return [

@@ -6,6 +6,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from kernelfield.core.contracts import Data
+from kernelfield.estimators.persistence import load, save
+from kernelfield.estimators.regressor import FieldRegressor
 from kernelfield.models.neural.sampled import HMC, NUTS, SGHMC, planned
 from tests.laws import obeys_posterior_laws
 from tests.models.neural.posteriors import generator
@@ -43,6 +45,21 @@ def test_tiny_and_constant_data_are_fitted(name):
     for X, Y in ((torch.zeros(2, 1), torch.zeros(2, 1)), (torch.randn(3, 50), torch.ones(3, 1))):
         law = MODELS[name].fit(Data(X, Y), generator=generator()).posterior(X, noise=True)
         assert law.mean.isfinite().all() and (law.variance > 0).all()
+
+
+def test_targets_that_are_all_equal_are_answered_without_chains(tmp_path):
+    """Their noise sank without end, and steps with it: 100 rows took the defaults of HMC most of a minute."""
+    X = torch.randn(100, 2, generator=generator()).numpy()
+    fitted = FieldRegressor(HMC(width=20), random_state=0).fit(X, [5.0] * 100)
+    assert any("All targets are equal: no chains were run" in note for note in fitted.notes_)
+    assert not any("converged" in note for note in fitted.notes_)
+    mean, std = fitted.predict(X, return_std=True)
+    assert abs(mean - 5).max() < 0.02
+    assert std.max() < 0.05
+    _, far = fitted.predict(20 * X, return_std=True)
+    assert far.mean() > 3 * std.mean()
+    save(fitted, tmp_path / "model")
+    assert (load(tmp_path / "model").predict(X) == mean).all()
 
 
 def test_weights_count_rows():
