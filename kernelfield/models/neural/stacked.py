@@ -1,11 +1,12 @@
 """k networks of one architecture, each on rows of its own, evaluated and differentiated together.
 
-Multilayers of dense steps and rectifiers, tangents or sigmoids, whose slopes are functions of their
-values, become a few batched matrix products, forward and backward, on views of the parameters
-(k, p): nothing is copied, and gradients are written where they belong. Other architectures are
-mapped over the members by torch.func, which gives the same numbers at more cost an operation.
+Multilayers of dense steps and rectifiers, tangents, sigmoids or error functions become a few batched
+matrix products, forward and backward, on views of the parameters (k, p): nothing is copied, and
+gradients are written where they belong. Other architectures are mapped over the members by
+torch.func, which gives the same numbers at more cost an operation.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from kernelfield.nets.activation import Pointwise
 from kernelfield.nets.dense import Affine
 from kernelfield.nets.quadrature import Sigmoid, Tanh
 from kernelfield.nets.rectifiers import Relu
+from kernelfield.nets.smooth import Erf
 
 Views = tuple[Tensor, Tensor | None]
 Stacked = Callable[[Tensor, Tensor], Tensor]  # parameters (k, p) and X (k, b, d) to values (k, b, o)
@@ -27,7 +29,7 @@ Stacked = Callable[[Tensor, Tensor], Tensor]  # parameters (k, p) and X (k, b, d
 
 @dataclass(frozen=True)
 class Elementwise:
-    """A function that works in place, and what a gradient becomes, given the values that it left."""
+    """A function, and what a gradient becomes given its arguments, which are its values where it works in place."""
 
     value: Callable[[Tensor], Tensor]
     pull: Callable[[Tensor, Tensor], Tensor]
@@ -46,10 +48,15 @@ def _of_sigmoid(gradient: Tensor, y: Tensor) -> Tensor:
     return gradient.mul_(y).mul_(1 - y)
 
 
-RELU, TANH, SIGMOID = (
+def _of_erf(gradient: Tensor, u: Tensor) -> Tensor:
+    return gradient.mul_(u.square().neg_().exp_().mul_(2 / math.pi**0.5))
+
+
+RELU, TANH, SIGMOID, ERF = (
     Elementwise(torch.relu_, _of_relu),
     Elementwise(torch.tanh_, _of_tanh),
     Elementwise(torch.sigmoid_, _of_sigmoid),
+    Elementwise(torch.erf, _of_erf),
 )
 KINDS: dict[type, Elementwise] = {
     Relu: RELU,
@@ -80,12 +87,13 @@ class Block:
         weights = parameters[:, self.weights].view(len(parameters), *self.shape)
         return weights, None if self.biases is None else parameters[:, None, self.biases]
 
-    def forward(self, weights: Tensor, biases: Tensor | None, X: Tensor) -> Tensor:
-        """Values (k, b, m) at X (k, b, d)."""
+    def forward(self, weights: Tensor, biases: Tensor | None, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (k, b, m) at X (k, b, d), and the arguments of the activation, overwritten where it works in place."""
         values = torch.bmm(X, self.scaled(weights).mT)
         if biases is not None:
             values.add_(biases, alpha=self.gains[1])
-        return values if self.after is None else self.after.value(values)
+        after = values if self.after is None else self.after.value(values)
+        return after, values
 
     def backward(self, gradient: Tensor, X: Tensor) -> Iterator[Tensor]:
         """The gradients of weights and biases, side by side, from that of the values before the activation."""
@@ -128,9 +136,9 @@ def _blocks(module: nn.Module) -> list[Block] | None:
     blocks: list[Block] = []
     used, known = 0, set()
     for step in _steps(module):
-        kind = type(step.activation) if isinstance(step, Pointwise) else type(step)
-        if kind in KINDS and blocks and blocks[-1].after is None:
-            blocks[-1] = replace(blocks[-1], after=KINDS[kind])
+        kind, after = type(step.activation) if isinstance(step, Pointwise) else type(step), _after(step)
+        if after is not None and blocks and blocks[-1].after is None:
+            blocks[-1] = replace(blocks[-1], after=after)
         elif isinstance(step, Affine | nn.Linear) and kind in (Affine, nn.Linear):
             own = list(step.parameters())
             # A step that occurs twice has one place for two uses, and a frozen one has none.
@@ -146,6 +154,14 @@ def _blocks(module: nn.Module) -> list[Block] | None:
     return blocks or None
 
 
+def _after(step: nn.Module) -> Elementwise | None:
+    activation = step.activation if isinstance(step, Pointwise) else step
+    if type(activation) is Erf:
+        numbers = (activation.a, activation.b, activation.c)
+        return ERF if not any(isinstance(v, Tensor) for v in numbers) and numbers == (1, 1, 0) else None
+    return KINDS.get(type(activation))
+
+
 def _steps(module: nn.Module) -> Iterator[nn.Module]:
     if type(module) is nn.Sequential:
         for part in module:
@@ -159,23 +175,27 @@ class _Evaluate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, parameters: Tensor, X: Tensor, blocks: list[Block], views: list[Views]) -> Tensor:
-        values = [X]
+        values, kept = [X], []
         for block, (weights, biases) in zip(blocks, views, strict=True):
-            values.append(block.forward(weights, biases, values[-1]))
-        ctx.save_for_backward(parameters, *values)  # which refuses parameters that changed before the backward pass
+            after, before = block.forward(weights, biases, values[-1])
+            values.append(after)
+            kept.append(before)
+        # This refuses parameters that changed before the backward pass.
+        ctx.save_for_backward(parameters, *values[:-1], *kept)
         ctx.blocks, ctx.views = blocks, views
         return values[-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        _, *values = ctx.saved_tensors
+        _, *saved = ctx.saved_tensors
+        values, kept = saved[: len(ctx.blocks)], saved[len(ctx.blocks) :]
         gradient = gradient.clone()
         found: list[Tensor] = []
         for i in reversed(range(len(ctx.blocks))):
             block = ctx.blocks[i]
             if block.after is not None:
-                gradient = block.after.pull(gradient, values[i + 1])
+                gradient = block.after.pull(gradient, kept[i])
             found[:0] = block.backward(gradient, values[i])
             if i:  # inputs are data
                 gradient = torch.bmm(gradient, block.scaled(ctx.views[i][0]))

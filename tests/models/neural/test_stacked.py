@@ -10,18 +10,21 @@ from kernelfield.nets.algebra import Residual
 from kernelfield.nets.dense import Dense, Dropout
 from kernelfield.nets.quadrature import Sigmoid, Tanh
 from kernelfield.nets.rectifiers import Relu
+from kernelfield.nets.smooth import Erf
 
 MULTILAYERS = {
     "standard": multilayer((8, 6)),
     "ntk": Dense(1.4, 0.3) >> Tanh() >> Dense(0.7, 0.0) >> Sigmoid() >> Dense(1.0),
     "scales of inputs": Dense((1.0, 0.5, 2.0), 0.3) >> Relu() >> Dropout(0.9) >> Dense(1.0),
     "torch": nn.Sequential(nn.Sequential(nn.Linear(3, 5), nn.Tanh()), nn.Identity(), nn.Linear(5, 2, bias=False)),
+    "error function": Dense(1.4, 0.3) >> Erf() >> Dense(1.0) >> Tanh() >> Dense(1.0) >> Erf(),
     "linear": nn.Linear(3, 2),
     "ends in an activation": nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Sigmoid()),
 }
 OTHERS = {
     "residual": Dense(1.0) >> Residual(Relu() >> Dense(1.0)) >> Dense(1.0),
     "another activation": nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 2)),
+    "a scaled error function": Dense(1.0) >> Erf(b=2.0) >> Dense(1.0),
     "frozen": nn.Sequential(nn.Linear(3, 3).requires_grad_(False), nn.Linear(3, 2)),
     "activation first": nn.Sequential(nn.Tanh(), nn.Linear(3, 2)),
     "two activations": nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Tanh()),
