@@ -114,7 +114,8 @@ class Stationary(Kernel):
         plain = all(type(c) is Positive and c._transform is torch.exp for c in constraints)
         if self.batch_shape or not plain:
             return None
-        return Gram(X if self.active_dims is None else X[:, self.active_dims], self.profile)
+        chosen = X if self.active_dims is None else X[:, self.active_dims]
+        return Gram(chosen, self.profile, shared=self.raw_lengthscale.numel() == 1)
 
 
 class RBF(Stationary):

@@ -177,11 +177,12 @@ class Gram:
     It keeps its buffers, and views of their tiles, from call to call and touches the lower
     triangle alone, which is all that a Cholesky factorisation reads. No graph: below a hundred
     points the time is that of the calls, not of the arithmetic, so that calls are what it saves.
+    Where all inputs share one lengthscale the distances are kept as well.
 
     Shapes: X (n, d).
     """
 
-    def __init__(self, X: Tensor, profile: Profile) -> None:
+    def __init__(self, X: Tensor, profile: Profile, *, shared: bool = False) -> None:
         n, d = X.shape
         self.profile = profile
         self.X = X - X.mean(0)
@@ -194,7 +195,13 @@ class Gram:
         self.norm, self.log_scale, self.alpha = X.new_empty(n), X.new_empty(()), X.new_empty(())
         step = max(1, TILE // n)
         self.scratch = X.new_empty(min(step, n) * n)
+        self.squared = X.new_empty(n, n) if shared else None
         self.tiles = [self._tile(slice(start, min(start + step, n))) for start in range(0, n, step)]
+        if shared:
+            self._scale(np.ones(d))
+            for tile in self.tiles:
+                self._measure(tile)
+                tile.squared.copy_(tile.a)
 
     def _tile(self, rows: slice) -> "_Tile":
         columns = slice(0, rows.stop)
@@ -212,22 +219,21 @@ class Gram:
             self.S[rows, rows],
             self.basis[rows].mT,
             self.basis[columns],
+            None if self.squared is None else self.squared[rows, columns],
         )
 
     def fill(self, lengthscale: np.ndarray, log_outputscale: float, shape: float | None = None) -> Tensor:
         """The lower triangle of K (n, n), overwritten by the next call; its diagonal is exact."""
         scale = self.one / lengthscale
         self.inverse = scale**2
-        inverse = torch.from_numpy(scale * self.profile.stretch**0.5).to(self.X)
-        torch.mul(self.X, inverse, out=self.z)
-        torch.mv(self.squares, inverse.square_(), out=self.norm)
+        stretch = 0.0
+        if self.squared is None:
+            self._scale(scale * self.profile.stretch**0.5)
+        else:
+            stretch = self.profile.stretch * float(self.inverse[0])
         self.log_scale.fill_(log_outputscale)
         for tile in self.tiles:
-            a = torch.addmm(tile.column_norm, tile.z, tile.other_z, alpha=-2, out=tile.a)
-            a.add_(tile.row_norm).clamp_min_(0)
-            if self.profile.kinked:
-                refine(a, tile.z, tile.other_z.mT)
-            tile.a_diagonal.zero_()
+            a = self._measure(tile) if tile.squared is None else torch.mul(tile.squared, stretch, out=tile.a)
             if self.shape_slopes is None or shape is None:
                 self.profile.tile(a, self.log_scale, tile.K, tile.S, None)
             else:
@@ -238,22 +244,39 @@ class Gram:
             tile.square.mul_(0.5)  # it holds both halves, where the rest stands for two
         return self.K
 
+    def _scale(self, factors: np.ndarray) -> None:
+        inverse = torch.from_numpy(factors).to(self.X)
+        torch.mul(self.X, inverse, out=self.z)
+        torch.mv(self.squares, inverse.square_(), out=self.norm)
+
+    def _measure(self, tile: "_Tile") -> Tensor:
+        """Squared distances of rows of z."""
+        a = torch.addmm(tile.column_norm, tile.z, tile.other_z, alpha=-2, out=tile.a)
+        a.add_(tile.row_norm).clamp_min_(0)
+        if self.profile.kinked:
+            refine(a, tile.z, tile.other_z.mT)
+        tile.a_diagonal.zero_()
+        return a
+
     def pull(self, G: Tensor) -> tuple[np.ndarray, float | None]:
         """Sums of G o dK over all entries, G (n, n) symmetric; K may have been overwritten.
 
-        Returns the derivatives in log lengthscale (d,) and log shape.
+        Returns the derivatives in log lengthscale (d,), or (1,) where it is shared, and log shape.
         """
         d = self.X.shape[1]
         whole = len(self.tiles) == 1
         weighted = ((tile, torch.mul(tile.S, G if whole else G[tile.place])) for tile in self.tiles)
-        parts = [tile.row_basis @ (W @ tile.column_basis) for tile, W in weighted]
-        M = reduce(torch.add, parts).cpu().numpy()  # basis' (S o G) basis, with basis [1, x, x^2]
-        # sum_ij W_ij (x_i - x_j)^2, from the products of 1, x and x^2.
-        slope = M[d + 1 :, 0] + M[0, d + 1 :] - 2 * M.diagonal()[1 : d + 1]
+        if self.squared is None:
+            parts = [tile.row_basis @ (W @ tile.column_basis) for tile, W in weighted]
+            M = reduce(torch.add, parts).cpu().numpy()  # basis' (S o G) basis, with basis [1, x, x^2]
+            # sum_ij W_ij (x_i - x_j)^2, from the products of 1, x and x^2.
+            slope = M[d + 1 :, 0] + M[0, d + 1 :] - 2 * M.diagonal()[1 : d + 1]
+        else:
+            slope = reduce(torch.add, [W.mul_(tile.squared).sum() for tile, W in weighted]).cpu().numpy()[None]
         shape = None
         if self.shape_slopes is not None:
             shape = 2 * sum((self.shape_slopes[tile.place] * G[tile.place]).sum().item() for tile in self.tiles)
-        return slope * self.inverse * (2 * self.profile.gain), shape
+        return slope * self.inverse[: len(slope)] * (2 * self.profile.gain), shape
 
 
 class _Tile(NamedTuple):
@@ -271,3 +294,4 @@ class _Tile(NamedTuple):
     square: Tensor
     row_basis: Tensor
     column_basis: Tensor
+    squared: Any  # distances in the units of X, or None

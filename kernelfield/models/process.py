@@ -157,7 +157,8 @@ class Process(Model):
         ours = (
             self.kernel not in NETWORKS if isinstance(self.kernel, str) else isinstance(self.kernel, Stationary | None)
         )
-        return data.X.element_size() * (BUFFERS if ours else BUFFERS_GENERAL)
+        kept = isinstance(self.kernel, Stationary) and self.kernel.raw_lengthscale.numel() == 1  # the distances
+        return data.X.element_size() * (BUFFERS + kept if ours else BUFFERS_GENERAL)
 
     def _learn(self, kernel: Kernel, data: Data, generator: torch.Generator) -> tuple[float, Mixing, list[Search]]:
         """Set the kernel's parameters to the best found; returns the noise, the mixing law and the record."""

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -91,6 +92,20 @@ def test_the_workspace_of_a_fit_has_the_values_and_derivatives_of_the_formula(pr
     assert_close(torch.as_tensor(slope), (theirs[0] * lengthscale).flatten().detach(), atol=1e-11, rtol=1e-10)
     if shape is not None:
         assert_close(tilt, (theirs[1] * shape).item(), atol=1e-11, rtol=1e-10)
+
+
+@PROFILES
+def test_the_workspace_of_one_lengthscale_is_that_of_as_many_alike(profile, tile):
+    _, outputscale, shape = parameters(profile)
+    x, G = torch.randn(23, 3), torch.randn(23, 23)
+    one, many = (Gram(x, profile(), shared=shared) for shared in (True, False))
+    own = None if shape is None else shape.item()
+    for length in (2.0, 0.7):
+        Ks = [g.fill(np.full(k, length), outputscale.log().item(), own).tril() for g, k in ((one, 1), (many, 3))]
+        assert_close(*Ks, atol=1e-13, rtol=0)
+        (slope, tilt), (slopes, same) = (g.pull(G + G.mT) for g in (one, many))
+        np.testing.assert_allclose(slope, slopes.sum(keepdims=True), rtol=1e-11)
+        assert tilt == pytest.approx(same)
 
 
 @PROFILES
