@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from kernelfield.kernels.bumps import Bump, GaussianBump, StudentBump
 from kernelfield.kernels.stationary import coincide, logarithmic
-from kernelfield.kernels.waves import Tiled, waves
+from kernelfield.kernels.waves import Slopes, Tiled, slopes_for, waves
 
 SURVIVES = 1e-3  # the least share of the variance of a component that counts as present
 
@@ -118,6 +118,10 @@ class SpectralKernel(Kernel):
         """The matrix (*b, n, k) from `_values`."""
 
     @abstractmethod
+    def _slopes(self) -> Slopes | None:
+        """Those of `_formula`, where they are in closed form."""
+
+    @abstractmethod
     def _variance(self) -> Tensor:
         """k(x, x), of shape (*batch_shape,)."""
 
@@ -180,7 +184,7 @@ class SpectralKernel(Kernel):
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
         self._require(x1, x2)
         if not diag:
-            return Tiled.apply(self._formula, x1, x2, *self._values())
+            return Tiled.apply(self._formula, self._slopes(), x1, x2, *self._values())
         if coincide(x1, x2):
             batch = torch.broadcast_shapes(x1.shape[:-2], self.batch_shape)
             return self._variance()[..., None].expand(*batch, x1.shape[-2])
@@ -277,6 +281,9 @@ class SpectralMixture(SpectralKernel):
         lengths, frequencies, weights = parameters
         return waves(self.bump, x1, x2, lengths, frequencies, weights)
 
+    def _slopes(self) -> Slopes | None:
+        return slopes_for(self.bump)
+
     def _variance(self) -> Tensor:
         return self.weights.sum(-1)
 
@@ -318,7 +325,7 @@ class SpectralProduct(SpectralKernel):
         """The matrix (*b, n, k) of input `dim` alone at x1 (*b, n, 1) and x2 (*b, k, 1), one at tau = 0."""
         lengths, frequencies, shares, _ = self._values()
         values = lengths[..., dim : dim + 1], frequencies[..., dim : dim + 1], shares[..., dim]
-        return Tiled.apply(self._one, x1, x2, *values)
+        return Tiled.apply(self._one, slopes_for(self.bump), x1, x2, *values)
 
     def _one(self, x1: Tensor, x2: Tensor, *parameters: Tensor) -> Tensor:
         return waves(self.bump, x1, x2, *parameters)
@@ -338,6 +345,9 @@ class SpectralProduct(SpectralKernel):
             args = x1[..., one], x2[..., one], lengths[..., one], frequencies[..., one], shares[..., d]
             total = total * waves(self.bump, *args)
         return total
+
+    def _slopes(self) -> None:
+        return None
 
     def _variance(self) -> Tensor:
         return self.outputscale

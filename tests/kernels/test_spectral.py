@@ -112,10 +112,23 @@ def test_gradients_in_parameters_and_points(made, shape, batch, monkeypatch):
     values = [v.detach().requires_grad_() for v in kernel._values()]
 
     def tiled(*args):
-        return waves.Tiled.apply(kernel._formula, *args)
+        return waves.Tiled.apply(kernel._formula, kernel._slopes(), *args)
 
     assert torch.autograd.gradcheck(tiled, (x, y, *values), fast_mode=True)
     assert_close(tiled(x, y, *values), kernel._formula(x, y, *values))
+
+
+@pytest.mark.parametrize("length", [1e-3, 0.3, 30.0])
+def test_slopes_in_closed_form_are_those_of_autograd(length):
+    kernel, x, G = scattered(SpectralMixture(3, dims=2)), torch.rand(40, 2), torch.randn(40, 40)
+    kernel.lengthscales = length
+    slopes = []
+    for closed in (kernel._slopes(), None):
+        points, values = x.clone().requires_grad_(), [v.detach().requires_grad_() for v in kernel._values()]
+        K = waves.Tiled.apply(kernel._formula, closed, points, x, *values)
+        slopes.append(torch.autograd.grad(K, [points, *values], G))
+    for ours, theirs in zip(*slopes, strict=True):
+        assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * theirs.abs().max().item())
 
 
 def test_the_lower_triangle_of_a_symmetric_matrix_serves_the_whole(monkeypatch):
