@@ -35,7 +35,9 @@ STEP, LEAST_STEP = 0.8, 0.1  # of the way to the new terms: whole steps may swin
 SHORTER = 0.6  # of the last one, that of a step after which the means move more than before it
 THERE = 0.25  # power of the rounding of one: no mean moves any more by so many deviations, 1e-4 in double precision
 LEAST = 1e-10  # of the prior's precision, that of a term whose label says nothing
-NODES, REACH = 341, 8.4  # of an integral, and its half width in deviations of the cavity
+REACH = 8.4  # half the width of an integral, in deviations of the cavity
+COARSE = 0.8  # at most, between nodes in deviations, for errors of exp(-2 pi^2 / COARSE^2)
+UNIT = 1.0  # at most, between nodes in f: errors of exp(-2 pi^2 / UNIT), as the sigmoid's poles are pi away
 HALVINGS = 10  # of an interval of up to WIDE deviations around the peak of an integrand
 WIDE = 20.0  # deviation from which nodes follow the corner of the sigmoid: theirs would be one apart
 CORNER = 31.0  # from there the logistic density is below 1e-13
@@ -114,7 +116,8 @@ def _over_the_cavity(m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         beyond = middle > m + v * torch.sigmoid(-middle)
         low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
     std = v.sqrt()[:, None]
-    z = torch.linspace(-REACH, REACH, NODES, dtype=m.dtype, device=m.device)
+    step = min([COARSE, *(UNIT / std).flatten().tolist()])
+    z = step * torch.arange(-math.ceil(REACH / step), math.ceil(REACH / step) + 1).to(m)
     f = (low + high)[:, None] / 2 + std * z
     away = (f - m[:, None]) / std
     logs = torch.nn.functional.logsigmoid(f) - 0.5 * away.square()
@@ -122,8 +125,7 @@ def _over_the_cavity(m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     weights = (logs - total[:, None]).exp()
     shift = (weights * away).sum(-1)
     spread = (weights * (away - shift[:, None]).square()).sum(-1)
-    step = 2 * REACH / (NODES - 1) / math.sqrt(2 * math.pi)
-    return total + math.log(step), m + std[:, 0] * shift, v * spread
+    return total + math.log(step / math.sqrt(2 * math.pi)), m + std[:, 0] * shift, v * spread
 
 
 def _over_the_corner(m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
