@@ -123,7 +123,8 @@ class Spectral(Model):
         d, count = data.X.shape[1], data.Y.numel()
         each = 3 * d if self.structure == "product" else 2 * d + 1
         if self.components * each > count:
+            remedy = f"take at most {count // each}" if count >= each else f"one needs at least {each} numbers"
             raise ValueError(
                 f"{self.components} components have {self.components * each} parameters and the data {count} numbers; "
-                f"take at most {max(1, count // each)} components"
+                f"{remedy}"
             )

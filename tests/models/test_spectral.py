@@ -79,6 +79,8 @@ def test_constant_targets_are_fitted(Y):
 def test_more_components_than_data_are_refused_with_the_most_there_can_be():
     with pytest.raises(ValueError, match="20 components have 60 parameters and the data 30 numbers; take at most 10"):
         Spectral(20).fit(two_sines(30), generator=seeded())
+    with pytest.raises(ValueError, match="1 components have 3 parameters and the data 2 numbers; one needs at least 3"):
+        Spectral(1).fit(two_sines(2), generator=seeded())
 
 
 def test_a_limit_above_nyquist_warns():
