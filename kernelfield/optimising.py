@@ -14,7 +14,10 @@ Source: Jansen (1999), "Analysis of variance designs for model output", for the 
 
 import math
 import re
+import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ import numpy as np
 from kernelfield.bo.evaluation import Command, Function, target
 from kernelfield.bo.history import read
 from kernelfield.bo.loop import Optimizer
-from kernelfield.bo.running import progress
+from kernelfield.bo.running import Watch, progress
 from kernelfield.bo.space import Distribution, Parameters, Space
 from kernelfield.bo.space_file import read_space
 from kernelfield.bo.storage import FAILURE, network, repeated, shown
@@ -40,6 +43,7 @@ except ImportError as error:
 
 GRID = 41  # points of a slice
 SPREAD = 256  # points over which effects are averaged
+REST = 19  # times what a page took to write, for which the next one waits: a twentieth of a run goes into pages
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
@@ -114,12 +118,16 @@ def message(trial: FrozenTrial) -> str:
 
 def report(optimizer: Optimizer, *, storage: str | None = None, seed: int | None = None) -> SearchReport:
     """What an optimisation came to, and whether its surrogate is to be trusted."""
-    slices, importances = _learned(optimizer)
+    again = len(repeated(optimizer.trials))
+    notes = [f"{again} {_trials(again)} not finished and queued again; here they count as pruned"] if again else []
+    try:
+        slices, importances = _learned(optimizer)
+    except ValueError as error:  # the trials are there, whatever a surrogate makes of them
+        slices, importances = [], {}
+        notes.append(f"there are no slices and no importances, as the surrogate gave none: {error}")
     made: dict[str, Any] = {**provenance(seed=seed), "acquisition": optimizer.acquisition}
     if storage is not None:
         made["storage"] = shown(storage)
-    again = len(repeated(optimizer.trials))
-    notes = [f"{again} {_trials(again)} not finished and queued again; here they count as pruned"] if again else []
     return SearchReport(
         course(optimizer.trials, optimizer.space, [d.name.lower() for d in optimizer.study.directions]),
         title=optimizer.study.study_name,
@@ -131,10 +139,51 @@ def report(optimizer: Optimizer, *, storage: str | None = None, seed: int | None
     )
 
 
-def write_report(optimizer: Optimizer, path: str | Path) -> None:
+def write_report(
+    optimizer: Optimizer, path: str | Path, *, storage: str | None = None, seed: int | None = None
+) -> None:
     """Write the page of an optimisation."""
     require_writable(path)
-    write_whole(path, report(optimizer).to_html())
+    write_whole(path, report(optimizer, storage=storage, seed=seed).to_html())
+
+
+def keep_report(
+    optimizer: Optimizer,
+    path: str | Path,
+    *,
+    seconds: float = 30.0,
+    storage: str | None = None,
+    seed: int | None = None,
+) -> Watch:
+    """What `Optimizer.run` takes as its callback to write the page anew on the way, as trials end.
+
+        optimizer.run(function, 100, callback=keep_report(optimizer, "search.html"))
+
+    A reader finds the old page or the new one whole. One that cannot be written is a warning; the run goes on.
+
+    seconds : the least time between two pages, and before the first one. It is longer where a page takes more than a
+        twentieth of it to write.
+
+    Errors: ValueError for a negative time; those of `require_writable`; ImportError without what pages need.
+    """
+    if not seconds >= 0:
+        raise ValueError(f"seconds must be at least 0, got {seconds:g}; 0 waits for nothing but the next trial")
+    require_writable(path)
+    import_module("kernelfield.uq.search_page")  # what it lacks is better said now than in mid-run
+    due = time.monotonic() + seconds
+
+    def watch(trial: FrozenTrial) -> None:
+        nonlocal due
+        begun = time.monotonic()
+        if begun < due or not trial.state.is_finished():
+            return
+        try:
+            write_report(optimizer, path, storage=storage, seed=seed)
+        except OSError as error:
+            warnings.warn(f"the page was not written, and the run goes on: {error}", stacklevel=2)
+        due = time.monotonic() + max(seconds, REST * (time.monotonic() - begun))
+
+    return watch
 
 
 def course(trials: Sequence[FrozenTrial], space: Space, directions: Sequence[str]) -> Course:

@@ -11,10 +11,22 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from kernelfield import optimising
 from kernelfield.bo.evaluation import Command
-from kernelfield.bo.loop import FailedTrial
+from kernelfield.bo.loop import FailedTrial, Optimizer
 from kernelfield.bo.space import Condition, Space
 from kernelfield.bo.storage import give_up
-from kernelfield.optimising import default_storage, effects, grid, message, posed, report, standing, title, write_report
+from kernelfield.core.numerics import NotPositiveDefinite
+from kernelfield.optimising import (
+    default_storage,
+    effects,
+    grid,
+    keep_report,
+    message,
+    posed,
+    report,
+    standing,
+    title,
+    write_report,
+)
 from tests.bo.objectives import valley
 from tests.bo.parents import random
 
@@ -75,6 +87,68 @@ def test_a_report_of_little_says_little(tmp_path: Path) -> None:
     assert (list(made.slices), dict(made.importances)) == ([], {})
     write_report(optimizer, tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html")
+
+
+def test_a_page_is_written_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimising, "REST", 0)
+    optimizer, page, seen = random(SPACE), tmp_path / "r.html", []
+    keep = keep_report(optimizer, page, seconds=0)
+
+    def watch(trial: optuna.trial.FrozenTrial) -> None:
+        keep(trial)
+        seen.append(page.read_text() if page.exists() else "")
+
+    optimizer.run(objective, 2, callback=watch)
+    begun, ended, still, again = seen
+    assert begun == "" and ended.lower().startswith("<!doctype html")
+    assert still == ended != again  # a trial that begins changes nothing
+    page.unlink()
+    optimizer.run(objective, 3, callback=keep_report(optimizer, page, seconds=60))
+    assert not page.exists()
+
+
+def test_a_page_waits_for_nineteen_times_as_long_as_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, written = [0.0], []
+
+    def write(*_: Any, **__: Any) -> None:
+        written.append(now[0])
+        now[0] += 2.0
+
+    monkeypatch.setattr(optimising, "write_report", write)
+    monkeypatch.setattr(optimising.time, "monotonic", lambda: now[0])
+    optimizer = random()
+    optimizer.run(valley, 1)
+    keep = keep_report(optimizer, tmp_path / "r.html", seconds=30)
+    for now[0] in map(float, range(0, 120, 3)):
+        keep(optimizer.trials[0])
+    assert written == [30.0, 72.0, 114.0]
+
+
+def test_a_page_that_cannot_be_written_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "there"
+    folder.mkdir()
+    optimizer = random()
+    keep = keep_report(optimizer, folder / "r.html", seconds=0)
+    folder.rmdir()
+    with pytest.warns(UserWarning, match="the page was not written, and the run goes on: the folder .* does not exist"):
+        optimizer.run(valley, 2, callback=keep)
+    assert len(optimizer.trials) == 2
+    with pytest.raises(FileNotFoundError, match="make it first"):
+        keep_report(optimizer, folder / "r.html")
+    with pytest.raises(ValueError, match="seconds must be at least 0, got -1"):
+        keep_report(optimizer, tmp_path / "r.html", seconds=-1)
+
+
+def test_a_report_says_what_its_surrogate_could_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Optimizer, points: Any) -> Any:
+        raise NotPositiveDefinite("the matrix is not positive definite")
+
+    optimizer = random(SPACE)
+    optimizer.run(objective, 4)
+    monkeypatch.setattr(Optimizer, "predict", refuse)
+    made = report(optimizer)
+    assert (list(made.slices), len(made.course.params)) == ([], 4)
+    assert "as the surrogate gave none: the matrix is not positive definite" in made.notes[0]
 
 
 def test_several_objectives_have_a_column_each() -> None:

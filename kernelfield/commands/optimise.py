@@ -93,8 +93,9 @@ def optimise(
         if storage is None:
             say(f"trials are kept in {kept}; the same command goes on from there")
         settings = {"workers": workers, "batch": batch, "seconds": seconds, "gain": gain}
+        pages = optimising.keep_report(optimizer, output, storage=kept, seed=seed) if output else None
         try:
-            with _watching(optimizer, trials) as watch:
+            with _watching(optimizer, trials, pages) as watch:
                 optimizer.run(function, trials, callback=watch, **settings)
         except KeyboardInterrupt:
             words = f"interrupted; {optimising.standing(optimizer, trials)}; the same command goes on from there"
@@ -125,8 +126,10 @@ def _quietly() -> Iterator[None]:
 
 
 @contextmanager
-def _watching(optimizer: Any, total: int) -> Iterator[Callable[[Any], None]]:
-    """A live table on a terminal, a line for each trial that ended elsewhere."""
+def _watching(
+    optimizer: Any, total: int, pages: Callable[[Any], None] | None = None
+) -> Iterator[Callable[[Any], None]]:
+    """A live table on a terminal, elsewhere a line for each trial that ended; and what writes pages on the way."""
     optimising = importlib.import_module("kernelfield.optimising")
     with ledger(err, ("trial", "value", "best so far", "parameters")) as tell:
 
@@ -138,6 +141,8 @@ def _watching(optimizer: Any, total: int) -> Iterator[Callable[[Any], None]]:
             if not err.is_terminal and trial.state.is_finished():
                 line = f"trial {trial.number}: {cells[1]}; best so far {best or 'none'}; {cells[3]}"
                 err.print(line, soft_wrap=True, markup=False)
+            if pages is not None:
+                pages(trial)
 
         yield watch
 

@@ -5,12 +5,14 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from kernelfield.commands import optimise as module
+from kernelfield.optimising import keep_report
 from tests.test_cli import done, run
 
 OBJECTIVE = """
@@ -154,6 +156,13 @@ def test_an_interrupt_says_where_it_stopped_and_writes_no_report(folder: Path) -
     assert result.exit_code == 130
     assert "of 9 trials are there, 1 that was interrupted or queued will come first" in words(result.stderr)
     assert not (folder / "bo.json").exists()
+
+
+def test_a_page_is_there_before_the_run_has_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernelfield.optimising.keep_report", partial(keep_report, seconds=0))
+    result = run("optimise", "train_here:stopped", *LINE, "--trials", 9, "-o", "bo.html")
+    assert result.exit_code == 130
+    assert (folder / "bo.html").read_text().lower().startswith("<!doctype html")
 
 
 def test_what_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
