@@ -49,7 +49,8 @@ class Told:
 
     @classmethod
     def from_json(cls, text: str) -> "Told":
-        parameters, mean, std, value, records = json.loads(text)
+        # A point that was chosen again, as another process had just gone there, may leave a longer one's end behind.
+        (parameters, mean, std, value, records), _ = json.JSONDecoder().raw_decode(text)
         kept = [None if r is None else Record(int(r[0]), r[1], tuple(r[2:])) for r in records]
         return cls(parameters, tuple(mean), tuple(std), value, tuple(kept))
 

@@ -57,6 +57,8 @@ def open_storage(url: str | None, *, beat: int = BEAT, grace: int = GRACE) -> Ba
     """
     if url is None:
         return InMemoryStorage()
+    if not isinstance(url, str):
+        raise ValueError(f"a storage is an address, such as 'sqlite:///study.db', or one of Optuna's, got {url!r}")
     if url.startswith("journal:") or url.endswith((".journal", ".log")):
         return _journal(Path(url.removeprefix("journal:")), beat, grace)
     place = _parsed(url)

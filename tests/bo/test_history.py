@@ -117,6 +117,16 @@ def test_what_was_told_survives_in_pieces_that_databases_hold() -> None:
     assert back.records[0].parameters == pytest.approx(record.parameters, rel=1e-6)
 
 
+def test_a_shorter_word_replaces_a_longer_one() -> None:
+    one = study()
+    trial = one.ask()
+    for count in (400, 2):
+        write(one._storage, trial._trial_id, Told({"x": 7.5, "k": 3}, records=(Record(count, 0.1, (0.25,) * count),)))
+    back = read(one.trials[0])
+    assert back is not None and back.records == (Record(2, 0.1, (0.25, 0.25)),)
+    assert known(one).pending.tolist() == [[0.75, 1.0]]
+
+
 def test_half_written_words_are_not_read() -> None:
     one = study()
     trial = one.ask()
