@@ -3,7 +3,7 @@
     log_ei       logarithm of the expected improvement, times the probability of keeping the constraints
     log_pi       logarithm of the probability of improvement, likewise
     ucb          mean + width * std
-    thompson     the value of one function drawn from the posterior
+    thompson     the value of one function drawn from the posterior; see `kernelfield.bo.thompson`
     qlog_nei     noisy expected improvement, by samples
     qlog_nehvi   noisy expected hypervolume improvement, of several objectives, by samples
     qlog_nparego a random scalarisation of several objectives, by samples
@@ -19,10 +19,16 @@ taken to end as the surrogate expects, where it can take them in; by samples the
 The improvement is over the best mean of the surrogate at the trials, pending ones among them, not over
 the best value seen, which noise makes too high.
 
-Sources: Ament et al. (2023) for the logarithms; Daulton, Balandat & Bakshy (2021), "Parallel Bayesian
-Optimization of Multiple Noisy Objectives with Expected Hypervolume Improvement"; Wang & Jegelka
-(2017), "Max-value Entropy Search for Efficient Bayesian Optimization"; Hvarfner, Hutter & Nardi (2022),
-"Joint Entropy Search for Maximally-Informed Bayesian Optimization".
+Sources: Jones, Schonlau & Welch (1998), "Efficient Global Optimization of Expensive Black-Box Functions" (log_ei),
+Ament et al. (2023), "Unexpected Improvements to Expected Improvement for Bayesian Optimization", for the
+logarithms, and Picheny, Wagner & Ginsbourger (2013), "A Benchmark of Kriging-Based Infill Criteria for Noisy
+Optimization", for the best mean in place of the best value; Kushner (1964) (log_pi); Srinivas, Krause, Kakade &
+Seeger (2010), "Gaussian Process Optimization in the Bandit Setting" (ucb, here of a constant width); Letham, Karrer,
+Ottoni & Bakshy (2019), "Constrained Bayesian Optimization with Noisy Experiments" (qlog_nei); Daulton, Balandat &
+Bakshy (2021), "Parallel Bayesian Optimization of Multiple Noisy Objectives with Expected Hypervolume Improvement"
+(qlog_nehvi); Knowles (2006), "ParEGO" (qlog_nparego); Wang & Jegelka (2017), "Max-value Entropy Search for Efficient
+Bayesian Optimization" (mes); Hvarfner, Hutter & Nardi (2022), "Joint Entropy Search for Maximally-Informed Bayesian
+Optimization" (jes). Those of thompson, kg, go_ucb and ntk_ucb stand in their own modules.
 """
 
 import difflib
@@ -80,9 +86,10 @@ OPTIMA = 16  # functions drawn, of whose greatest values joint entropy search le
 class Situation:
     """What is known when a point is to be suggested.
 
-    Shapes: X (n, d) trials, Y (n, m) more is better, feasible (n,), pending (p, d), weight (n,) of the values of the
-    first objective where their noise is known. The surrogates of m
-    objectives and of c constraints speak in the units of Y and of the constraints.
+    Shapes: X (n, d) trials, Y (n, m) more is better, feasible (n,), pending (p, d), reference (m,), weight (n,) of the
+        values of the first objective where their noise is known.
+    Units: X and pending lie in the unit cube. The surrogates of m objectives and of c constraints speak in the units of
+        Y, as does the reference, and of the constraints.
     """
 
     objectives: Sequence[Scaled]

@@ -18,7 +18,7 @@ The value of a complete trial is its value at the last rung, whatever it reporte
 one rung, this is optimisation without steps.
 
 Sources: Tiao, Klein, Archambeau & Seeger (2020), "Model-based Asynchronous Hyperparameter and Neural Architecture
-Search"; Falkner, Klein & Hutter (2018), "BOHB", for the reference; Li et al. (2020), "A System for Massively
+Search" (MOBSTER); Falkner, Klein & Hutter (2018), "BOHB", for the reference; Li et al. (2020), "A System for Massively
 Parallel Hyperparameter Tuning".
 """
 

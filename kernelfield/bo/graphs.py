@@ -4,8 +4,8 @@ A process with the Weisfeiler-Lehman kernel is fitted to the graphs whose values
 motifs is the one of the greatest evidence. The candidates are a pool as in `kernelfield.bo.pools`, made anew each time.
 Graphs that have the same motifs to the greatest depth count as one.
 
-Source: Ru, Wan, Dong & Osborne (2021), "Interpretable Neural Architecture Search via Bayesian Optimisation with
-Weisfeiler-Lehman Kernels".
+Sources: Ru, Wan, Dong & Osborne (2021), "Interpretable Neural Architecture Search via Bayesian Optimisation with
+Weisfeiler-Lehman Kernels" (NAS-BOWL); Shervashidze et al. (2011), "Weisfeiler-Lehman Graph Kernels".
 """
 
 from collections.abc import Callable, Hashable, Sequence

@@ -28,7 +28,7 @@ LOG_NORMAL = 0.5 * math.log(2 * math.pi)
 
 
 class Acquisition(ABC):
-    """A function of points X (r, d), the larger the better the point."""
+    """A function of points X (r, d) of the unit cube, the larger the better the point."""
 
     @abstractmethod
     def values(self, X: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Pointwise(Acquisition):
 
 @dataclass(frozen=True, eq=False)
 class LogImprovement(Pointwise):
-    """The logarithm of the expected improvement over `best`."""
+    """The logarithm of the expected improvement over `best`, both in units of the objective."""
 
     moments: Moments
     best: float
@@ -90,7 +90,7 @@ class LogProbability(Pointwise):
 
 @dataclass(frozen=True, eq=False)
 class UpperBound(Pointwise):
-    """mean + width * std."""
+    """mean + width * std, in units of the objective."""
 
     moments: Moments
     width: float
@@ -115,7 +115,7 @@ class Total(Acquisition):
 
 @dataclass(frozen=True, eq=False)
 class Differentiable(Acquisition):
-    """A function from points (r, d) to values (r,), each of its own point, that torch can differentiate."""
+    """A function from points (r, d) to values (r,), each of its own point alone, that torch can differentiate."""
 
     function: Callable[[Tensor], Tensor]
 

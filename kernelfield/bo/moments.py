@@ -42,7 +42,7 @@ class Marginal:
 
 
 class Moments(ABC):
-    """The law of one output's latent function, point by point."""
+    """The law of one output's latent function, point by point, in the units of the surrogate."""
 
     @abstractmethod
     def values(self, X: Tensor) -> tuple[Tensor, Tensor]:

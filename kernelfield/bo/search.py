@@ -6,8 +6,9 @@ by L-BFGS-B, all searches at once, so that each step is one evaluation of a batc
 are held meanwhile, and then tried value by value, the best change of each search taken, until neither
 way gains anything.
 
-Sources: Balandat et al. (2020), "BoTorch", for the starts; Byrd et al. (1995) for the
-climb.
+Sources: Balandat et al. (2020), "BoTorch", for the starts; Byrd, Lu, Nocedal & Zhu (1995), "A Limited Memory Algorithm
+for Bound Constrained Optimization", for the climb; Wan et al. (2021), "Think Global and Act Local: Bayesian
+Optimisation over High-Dimensional Categorical and Mixed Search Spaces", for taking turns.
 """
 
 import math
