@@ -7,6 +7,7 @@ import torch
 from botorch import acquisition as a
 from botorch.acquisition import multi_objective as mo
 from botorch.acquisition.joint_entropy_search import qJointEntropySearch
+from botorch.acquisition.multi_objective import predictive_entropy_search
 from botorch.acquisition.predictive_entropy_search import qPredictiveEntropySearch
 from botorch.acquisition.thompson_sampling import PathwiseThompsonSampling
 from botorch.models import SingleTaskGP
@@ -113,9 +114,31 @@ def works(acquisition: Acquisition, X: Tensor, *, moves: bool = True) -> None:
     assert torch.equal(acquisition(X), value)
 
 
+def exact(x: Tensor) -> Tensor:
+    """log Phi(x) in place of BoTorch's log(Phi(x)), whose slope is 0 / 0 where Phi underflows, below -38."""
+    return torch.special.log_ndtr(x).clamp_max(-torch.finfo(x.dtype).eps)
+
+
+@pytest.mark.slow
+def test_the_slope_of_predictive_entropy_search_is_lost_in_a_logarithm_of_botorch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, answers = to_botorch(fitted("sparse"), train_inputs=rows().X), []
+    for log_cdf in (predictive_entropy_search.log_cdf_robust, exact):
+        monkeypatch.setattr(predictive_entropy_search, "log_cdf_robust", log_cdf)
+        x = points(3, 2, seed=2).requires_grad_()
+        value = OTHERS["qPES"][1](model)(x)
+        answers.append((value.detach(), torch.autograd.grad(value.sum(), x)[0]))
+    assert_close(answers[0][0], answers[1][0])
+    # Where this is no longer so, BoTorch has mended it: the patch of the table, and what the docs say of it, can go.
+    assert answers[0][1].isnan().all() and answers[1][1].isfinite().all()
+
+
 @pytest.mark.parametrize("name", SURROGATES)
 @pytest.mark.parametrize("row", [*IMPROVEMENT, *OTHERS])
-def test_an_acquisition_has_a_value_and_a_gradient_and_repeats_itself(row: str, name: str) -> None:
+def test_an_acquisition_has_a_value_and_a_gradient_and_repeats_itself(
+    row: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     q, make = (IMPROVEMENT | OTHERS)[row]
     model = to_botorch(fitted(name), train_inputs=rows().X)
     if row == "PathwiseTS" and name in NO_PATHS:
@@ -126,7 +149,7 @@ def test_an_acquisition_has_a_value_and_a_gradient_and_repeats_itself(row: str, 
     # values far below it has nothing to learn of it there.
     still = row == "qPI" or (row, name) == ("qGIBBON", "sparse")
     if (row, name) == ("qPES", "sparse"):
-        pytest.xfail("its slope is NaN where the process is sure of its maximum, for a reason that is not known yet")
+        monkeypatch.setattr("botorch.acquisition.multi_objective.predictive_entropy_search.log_cdf_robust", exact)
     works(make(model), points(3, q, seed=2), moves=not still)
 
 
