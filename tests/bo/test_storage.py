@@ -53,6 +53,11 @@ def test_addresses_name_their_storages(tmp_path: Path) -> None:
     assert heart(open_storage(f"sqlite:///{tmp_path}/d.db", beat=3)).get_heartbeat_interval() == 3  # type: ignore[union-attr]
 
 
+def test_a_path_is_no_address(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a storage is an address, such as 'sqlite:///study.db'"):
+        open_storage(tmp_path / "s.db")  # type: ignore[arg-type]
+
+
 def test_a_study_is_taken_up_again(url: str) -> None:
     study = study_in(open_storage(url))
     study.tell(asked(study), 2.0)
