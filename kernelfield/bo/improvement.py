@@ -66,11 +66,9 @@ class LogImprovement(Pointwise):
 
     def of(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z = (mean - self.best) / std
-        log_h = log_partial_expectation(z)
-        log_improvement = log_h + std.log()
-        dmean = (torch.special.log_ndtr(z) - log_improvement).exp()
-        dstd = (-0.5 * z.square() - LOG_NORMAL - log_improvement).exp()
-        return log_improvement, dmean, dstd
+        log_h, mills, excess = _partial_expectation(z)
+        dstd = (excess * std).reciprocal_()  # phi / (std h), as h = phi excess
+        return log_h + std.log(), mills * dstd, dstd
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,15 +135,18 @@ def log_partial_expectation(z: Tensor) -> Tensor:
     >>> round(log_partial_expectation(torch.tensor([0.0])).item(), 4)  # log phi(0)
     -0.9189
     """
+    return _partial_expectation(z)[0]
+
+
+def _partial_expectation(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log h(z), Mills' ratio m = Phi(z) / phi(z), no greater than at SURE, and 1 + z m, which is h(z) / phi(z)."""
     least, most = (end.item() for end in z.aminmax()) if len(z) else (0.0, 0.0)
     near = z if FAR < least and most < SURE else z.clamp(FAR, SURE)
-    # h(z) = phi(z) (1 + z m), with Mills' ratio m = Phi(z) / phi(z) from the scaled complementary error function.
     mills = torch.special.erfcx(near * -math.sqrt(0.5)) * math.sqrt(math.pi / 2)
-    value = torch.log1p(near * mills).sub_(near.square(), alpha=0.5) - LOG_NORMAL
-    if most >= SURE:
-        value = torch.where(z < SURE, value, z.clamp_min(SURE).log())
-    if least > FAR:
-        return value
-    square = z.clamp_max(FAR).square()
-    series = -3 / square * (1 - 5 / square * (1 - 7 / square * (1 - 9 / square)))
-    return torch.where(z > FAR, value, -0.5 * square - LOG_NORMAL - square.log() + torch.log1p(series))
+    excess = torch.addcmul(torch.ones_like(z), z, mills)
+    if least <= FAR:
+        square = z.clamp_max(FAR).square()
+        tail = (1 - 3 / square * (1 - 5 / square * (1 - 7 / square * (1 - 9 / square)))) / square
+        excess, mills = torch.where(z > FAR, excess, tail), torch.where(z > FAR, mills, (tail - 1) / z.clamp_max(FAR))
+    log_h = excess.log().addcmul_(z, z, value=-0.5).sub_(LOG_NORMAL)
+    return log_h if most < SURE else torch.where(z < SURE, log_h, z.clamp_min(SURE).log()), mills, excess

@@ -81,7 +81,10 @@ def believed(surrogate: Surrogate, pending: Tensor) -> Moments:
 
 
 class ProcessMoments(Moments):
-    """See the module docstring; the law of the scale variable multiplies the variance by its mean."""
+    """See the module docstring; the law of the scale variable multiplies the variance by its mean.
+
+    Below a hundred rows the time is that of the calls, so that what is the same everywhere is kept.
+    """
 
     def __init__(self, fitted: FittedProcess, output: int, cross: Crossing) -> None:
         with torch.no_grad():
@@ -89,10 +92,13 @@ class ProcessMoments(Moments):
             eye = torch.eye(len(factor)).to(factor)
             self.root = torch.linalg.solve_triangular(factor, eye, upper=False)  # T^-1 (p, p)
             self.trend = self.root @ fitted.mean.basis.mT  # T^-1 B' (p, n)
-        self.fitted, self.cross, self.prior = fitted, cross, cross.prior
+            self.most = cross.prior + rounding(cross.prior, fitted.mean.basis)  # of what the data leave of a variance
+        self.fitted, self.cross = fitted, cross
         self.weights = fitted.weights[:, output].contiguous()
         self.coefficients = fitted.mean.coefficients[:, output]
         self.size = fitted.scale_law.mean
+        self.tilted = fitted.trend.kind == "linear"
+        self.everywhere = self._mean(fitted.data.X[:1])
 
     def values(self, X: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
@@ -106,9 +112,9 @@ class ProcessMoments(Moments):
 
         def pull(dmean: Tensor, dstd: Tensor) -> Tensor:
             with torch.inference_mode():
-                half = (self.size * dstd / std)[:, None]  # of the slope in the variance: d std = d variance / (2 std)
-                slope = self.cross.pull(dmean[:, None] * self.weights - half * inner)
-                if self.fitted.trend.kind == "linear":
+                half = (dstd / std)[:, None].mul_(self.size)  # as d std = d variance / (2 std)
+                slope = self.cross.pull(torch.mul(dmean[:, None], self.weights).addcmul_(half, inner, value=-1))
+                if self.tilted:
                     tilt = self.fitted.trend.T[1:]  # of the basis in each input (d, p)
                     slope += dmean[:, None] * (tilt @ self.coefficients) + half * (tilt @ (self.root.mT @ u)).mT
                 return slope
@@ -116,12 +122,18 @@ class ProcessMoments(Moments):
         return Marginal(mean, std, pull)
 
     def _law(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        K, H = self.cross.fill(X), self.fitted.trend(X)
+        K = self.cross.fill(X)
+        mean, gap = self._mean(X) if self.tilted else self.everywhere
         e = self.fitted.solver.whiten(K.mT)
-        u = torch.addmm(self.root @ H.mT, self.trend, e, alpha=-1)
-        left = self.prior - e.square().sum(0) + rounding(self.prior, e)
-        variance = left.clamp_min(0).add_(u.square().sum(0)).mul_(self.size)
-        return torch.addmv(H @ self.coefficients, K, self.weights), variance.sqrt_().clamp_min_(LEAST), e, u
+        u = torch.addmm(gap, self.trend, e, alpha=-1)
+        variance = (self.most - e.square().sum(0)).clamp_min_(0).add_(u.square().sum(0)).mul_(self.size)
+        return torch.addmv(mean, K, self.weights), variance.sqrt_().clamp_min_(LEAST), e, u
+
+    def _mean(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """H b (r,) and T^-1 H' (p, r)."""
+        with torch.no_grad():
+            H = self.fitted.trend(X)
+            return H @ self.coefficients, self.root @ H.mT
 
 
 class ScaledMoments(Moments):
