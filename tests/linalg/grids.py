@@ -21,6 +21,11 @@ def factor(m, kind):
         case "dense":
             root = torch.randn(m, m)
             return root @ root.mT / m + 0.01 * torch.eye(m)
+        case "constant":
+            return torch.ones(m, m)
+        case "repeated":  # eigenvalues that coincide, some of them zero, in no basis that is special
+            Q = torch.linalg.qr(torch.randn(m, m)).Q
+            return (Q * torch.randint(0, 3, (m,))) @ Q.mT
         case "low rank":  # an axis whose points repeat
             root = torch.randn(m, (m + 1) // 2)
             return root @ root.mT
