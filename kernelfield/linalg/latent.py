@@ -13,7 +13,7 @@ its advantage as the noise vanishes under a smooth kernel, or where little is ob
 `Latent` chooses its method by sizes, and says which in `method`:
 
     full        nothing is missing                                               exact
-    observed    at most DENSE observed cells, no more than missing ones          exact, Cholesky of A
+    observed    at most DENSE observed cells, hardly more than missing ones      exact, Cholesky of A
     complement  at most DENSE missing cells                                      exact, Cholesky of (S^-1)[m, m]
     iterative   otherwise: conjugate gradients on the complement system, and on A itself from
                 where that stopped, if it has not reached the tolerance after COMPLEMENT_STEPS
@@ -38,6 +38,7 @@ from kernelfield.linalg.iterative import LogDeterminant, Solution, conjugate_gra
 from kernelfield.linalg.kronecker import Kronecker, Pull, outer, put
 from kernelfield.linalg.partial import DENSE, Method, Partial, block_of, checked_mask, combine, pull_block, seed_of
 
+EVEN = 1.1  # times as many observed as missing cells: both exact ways take as long, for solves and for gradients
 REFINEMENTS, ROUNDED = 3, 1e-14  # of an exact complement: at most, and the residual that needs none, next to its terms
 COMPLEMENT_STEPS = 300  # products before the complement system is given up
 
@@ -79,7 +80,7 @@ class Latent(Partial):
         method: Method = "iterative"
         if not missing:
             method = "full"
-        elif seen <= min(DENSE, missing):
+        elif seen <= min(DENSE, EVEN * missing):
             block, method = block_of(kronecker, observed, spread), "observed"
         elif missing <= DENSE:
             block, method = Dense.of(cells.inverse_block(kronecker, (~observed).nonzero(as_tuple=True))), "complement"

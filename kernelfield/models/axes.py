@@ -154,6 +154,23 @@ def recognise(
     return axes, cells
 
 
+def distinct(X: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows (k, d) of X (n, d), ascending, and the number (n,) of each: a quicker torch.unique.
+
+    >>> distinct(torch.tensor([[2.0, 1.0], [0.0, 5.0], [2.0, 1.0]]))
+    (tensor([[0., 5.],
+            [2., 1.]]), tensor([1, 0, 1]))
+    """
+    order = torch.arange(len(X), device=X.device)
+    for column in X.flip(1).unbind(1):
+        order = order[column[order].argsort(stable=True)]
+    ordered = X[order]
+    fresh = torch.cat([order.new_ones(min(1, len(X))), (ordered[1:] != ordered[:-1]).any(1).long()])
+    number = torch.empty_like(order)
+    number[order] = fresh.cumsum(0) - 1
+    return ordered[fresh.bool()], number
+
+
 def _levels(x: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     """The number of the level of each entry of x (n,), and the levels, ascending."""
     ordered, order = x.sort()

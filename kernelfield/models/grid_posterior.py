@@ -21,7 +21,7 @@ from torch import Tensor
 from kernelfield.core.pathwise import Linear
 from kernelfield.kernels.grid import GridKernel
 from kernelfield.linalg.kronecker import Kronecker, at_points, contract, khatri_rao
-from kernelfield.models.axes import Axes
+from kernelfield.models.axes import Axes, distinct
 from kernelfield.models.covariance import Lazy, matrix
 from kernelfield.models.fields import root
 from kernelfield.models.grid_evidence import System
@@ -45,7 +45,7 @@ class Query:
     @classmethod
     def of(cls, kernel: GridKernel, points: Sequence[Tensor], X: Tensor, coregion: Tensor | None) -> "Query":
         """Points X (q, d), seen from a grid with these points on its axes."""
-        found = [torch.unique(x, dim=0, return_inverse=True) for x in kernel.slices(X)]
+        found = [distinct(x) for x in kernel.slices(X)]
         axes, places = [u for u, _ in found], [place for _, place in found]
         crosses = [matrix(k, p, u) for k, p, u in zip(kernel.axes, points, axes, strict=True)]
         if coregion is not None:
@@ -176,7 +176,7 @@ def paths(
     prediction (Q, k) of observations (n, k), which looks at observed cells alone.
     """
     pairs = zip(grid.points, query.axes, strict=True)
-    joined = [torch.unique(torch.cat(pair), dim=0, return_inverse=True) for pair in pairs]
+    joined = [distinct(torch.cat(pair)) for pair in pairs]
     sizes = [len(points) for points, _ in joined]
     here = [index[:m] for (_, index), m in zip(joined, grid.shape, strict=True)]
     there = [index[m:][place] for (_, index), m, place in zip(joined, grid.shape, query.places, strict=False)]

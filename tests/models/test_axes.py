@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from kernelfield.core.contracts import Data
-from kernelfield.models.axes import gather, recognise, tabulate
+from kernelfield.models.axes import distinct, gather, recognise, tabulate
 
 AXES = [torch.tensor([0.0, 0.1, 0.5, 0.9]), torch.tensor([-3.0, 2.0, 7.0]), torch.tensor([1e-3, 2e-3])]
 GRID = torch.cartesian_prod(*AXES)
@@ -133,3 +133,11 @@ REFUSED = {
 def test_values_that_do_not_fit_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (1, 3), (40, 1), (40, 3)])
+def test_distinct_rows_are_those_of_torch(shape):
+    X = torch.randint(-2, 3, shape).double()
+    rows, number = distinct(X)
+    assert torch.equal(rows[number], X)
+    assert torch.equal(rows, torch.unique(X, dim=0) if len(X) else X)
