@@ -1,6 +1,6 @@
 """Processes on grids side by side: kernelfield's linear algebra and linear_operator's Kronecker classes.
 
-    python benchmarks/grids.py [--repeats 5] [--threads 1]
+    python benchmarks/grids.py [--repeats 5] [--threads 1] [--part algebra partial models curves] [--only 100^2]
 
 Evidence and gradient: one log evidence of a product of squared-exponential kernels with even noise,
 and its gradient in the factors, the scale and the noise. linear_operator's
@@ -16,10 +16,13 @@ Missing cells and uneven noise have no peer that is exact: their rows hold the m
 was reached (relative residual, products, standard error) and how long it took.
 
 Models: evidence and gradient of `GridProcess` with a constant mean and of GPyTorch's GridKernel with the
-RBF kernel (ExactMarginalLogLikelihood, its exact path), and what 200 points off the grid take; then BoTorch's
-LatentKroneckerGP on learning curves, with the hyperparameters of both held: mean and variance, then 64 joint samples.
+RBF kernel (ExactMarginalLogLikelihood, its exact path), and what 200 points off the grid take.
 
-Prints tables, then one line of JSON.
+Curves: BoTorch's LatentKroneckerGP on learning curves, with the hyperparameters of both held: mean and variance, then
+64 joint samples.
+
+Prints tables, then one line of JSON. `--part` and `--only` choose tables and rows by name; a row takes seconds, but for
+1000^2 and 100^3.
 """
 
 import argparse
@@ -68,6 +71,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parts = {"algebra": print_algebra, "partial": print_partial, "models": print_models, "curves": print_curves}
+    parser.add_argument("--part", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--only", nargs="+", choices=[*GRIDS, *PARTIAL, *CURVES], metavar="ROW")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -76,8 +82,11 @@ def main() -> None:
         work |= {"model": model, "curves": curves}
         print(json.dumps(work[what](name, int(repeats))))
         return
-    summary = {"algebra": print_algebra(options), "partial": print_partial(options), "models": print_models(options)}
-    print(json.dumps(summary))
+    print(json.dumps({part: parts[part](options) for part in options.part}))
+
+
+def rows_of(options: argparse.Namespace, table: dict) -> list[str]:
+    return [name for name in table if options.only is None or name in options.only]
 
 
 def spawn(options: argparse.Namespace, what: str, name: str) -> dict:
@@ -94,7 +103,7 @@ def print_algebra(options: argparse.Namespace) -> dict:
     print(f"\nEvidence and gradient, {options.threads} thread(s), CPU milliseconds; in brackets theirs / ours")
     print(f"{'grid':<10}{'ours':>9}{'linear_operator':>18}{'value':>10}{'gradient':>10}{'vectors':>14}{'off grid':>10}")
     rows = {}
-    for name in GRIDS:
+    for name in rows_of(options, GRIDS):
         row = spawn(options, "evidence", name)
         row["vectors"] = spawn(options, "memory", name)["vectors"]
         row["their vectors"] = spawn(options, "peer-memory", name)["vectors"]
@@ -114,7 +123,7 @@ def print_partial(options: argparse.Namespace) -> dict:
         f"{'its error, nats a cell':>24}"
     )
     rows = {}
-    for name in PARTIAL:
+    for name in rows_of(options, PARTIAL):
         row = rows[name] = spawn(options, "partial", name)
         print(
             f"{name:<34}{row['method']:<12}{row['solve']:>8.3f}{row['products']:>10}{row['residual']:>10.1e}"
@@ -127,12 +136,18 @@ def print_models(options: argparse.Namespace) -> dict:
     print(f"\nModels, {options.threads} thread(s), CPU milliseconds; in brackets theirs / ours")
     print(f"{'grid':<24}{'GridProcess':>14}{'GPyTorch':>20}{'difference':>12}{'200 off grid':>14}")
     rows = {}
-    for name in GRIDS:
+    for name in rows_of(options, GRIDS):
         row = rows[name] = spawn(options, "model", name)
         theirs = f"{row['theirs']:.1f} ({row['theirs'] / row['ours']:.1f})"
         print(f"{name:<24}{row['ours']:>14.1f}{theirs:>20}{row['difference']:>12.1e}{row['points']:>14.1f}")
-    print(f"\n{'learning curves':<24}{'ours':>14}{'LatentKroneckerGP':>20}{'mean':>12}{'variance':>14}")
-    for name in CURVES:
+    return rows
+
+
+def print_curves(options: argparse.Namespace) -> dict:
+    rows = {}
+    print(f"\nLearning curves, {options.threads} thread(s), CPU milliseconds; in brackets theirs / ours")
+    print(f"{'places x times':<24}{'ours':>14}{'LatentKroneckerGP':>20}{'mean':>12}{'variance':>14}")
+    for name in rows_of(options, CURVES):
         row = rows[name] = spawn(options, "curves", name)
         theirs = f"{row['theirs']:.1f} ({row['theirs'] / row['ours']:.1f})"
         print(f"{name:<24}{row['ours']:>14.1f}{theirs:>20}{row['mean']:>12.1e}{row['variance']:>14.1e}")
