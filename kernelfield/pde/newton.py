@@ -32,11 +32,10 @@ from kernelfield.pde.collocation import (
     STEPS,
     Setting,
     bumps,
-    conditioned,
     describe,
-    estimates,
     learn,
     name_of,
+    representations,
     seeded,
     settle,
 )
@@ -88,7 +87,7 @@ def solve_newton(
             if path.converged and relative < GOOD:
                 break
         _, relative, name, path = min(found, key=lambda one: one[:2])
-        learned = estimates(setting, path.system) if problem.unknowns else {}
+        representation, learned = representations(setting, path.system)
         condition = path.system.condition
     message = f"{len(path.history) - 1} Gauss-Newton steps"
     if not path.converged:
@@ -99,7 +98,7 @@ def solve_newton(
         warnings.warn(message, NotConverged, stacklevel=2)
     return Solution(
         problem.settled(path.system.kernel.unknowns),
-        conditioned(setting, path.system),
+        representation,
         f"newton, {name}, {describe(setting)}",
         {"covariance": condition},
         time.perf_counter() - began,
