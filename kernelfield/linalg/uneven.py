@@ -13,12 +13,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kernelfield.linalg.iterative import LogDeterminant, Solution, conjugate_gradients, log_determinant
-from kernelfield.linalg.kronecker import Kronecker, Pull
+from kernelfield.linalg.iterative import LogDeterminant, Preconditioner, Solution, conjugate_gradients, log_determinant
+from kernelfield.linalg.kronecker import Kronecker, Pull, outer
 from kernelfield.linalg.leading import leading
 from kernelfield.linalg.partial import DENSE, Method, Partial, block_of, checked_mask, pull_block, seed_of
 from kernelfield.linalg.preconditioner import LowRankPlusDiagonal
 
+SURE = 0.1  # nats: a larger error of a determinant is worth the columns of products that its trace takes
 SWEEPS = 30  # of fitting log noise by one vector an axis; one is enough where nothing is missing
 
 
@@ -75,9 +76,21 @@ class Uneven(Partial):
         if near is None and len(self.absent):
             # Where cells are missing, S has no root among the observed ones.
             near = LowRankPlusDiagonal(root[:, :0], self.spread)
-        generator = torch.Generator().manual_seed(self.seed)
+        found = self._quadrature(near or S)
+        if near is None or not near.F.shape[1] or found.error < SURE:
+            return found
+        diagonal = self.take(S.scale * outer([K.diagonal() for K in S.factors]).reshape(-1, 1))[:, 0] + self.spread
+        # Where eigenvalues spread far, their logarithms have little to do with their sum.
+        return min(found, self._quadrature(near, near.trace(self.multiply, diagonal)), key=lambda one: one.error)
+
+    def _quadrature(self, near: Preconditioner, trace: float | None = None) -> LogDeterminant:
         return log_determinant(
-            self.multiply, self.spread, probes=self.probes, generator=generator, preconditioner=near or S
+            self.multiply,
+            self.spread,
+            probes=self.probes,
+            generator=torch.Generator().manual_seed(self.seed),
+            preconditioner=near,
+            trace=trace,
         )
 
     def _exact(self, B: Tensor) -> Tensor | None:

@@ -45,6 +45,18 @@ def test_leading_eigenvectors_leave_next_to_nothing_of_a_smooth_grid(share):
     assert_close(pull.noise, by_noise[0], rtol=0, atol=1e-3 * by_noise[0].abs().max().item())
 
 
+def test_the_trace_tells_most_of_what_a_few_eigenvectors_leave(monkeypatch):
+    monkeypatch.setattr("kernelfield.linalg.leading.RANK", 200)
+    factors, spread, observed, solver = record((25, 25), 0.4, "matern12", 0.3, noise=0.03)
+    seen = observed.flatten()
+    exact = torch.logdet((1.3 * kron(factors) + spread.flatten().diag())[seen][:, seen]).item()
+    determinant = solver.determinant
+    assert solver.near is not None and abs(determinant.value - exact) < 6 * determinant.error
+    monkeypatch.setattr("kernelfield.linalg.uneven.SURE", math.inf)
+    blind = record((25, 25), 0.4, "matern12", 0.3, noise=0.03)[-1].determinant
+    assert abs(blind.value - exact) < 6 * blind.error and determinant.error < blind.error / 3
+
+
 def test_rough_grids_and_noise_that_is_nearly_separable_keep_the_kronecker_solve():
     assert record((40, 40), 0.3, "matern12", 0.3, noise=1e-4)[-1].near is None
     factors = [stationary(9, 0.3), stationary(8, 0.2)]
