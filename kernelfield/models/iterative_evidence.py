@@ -212,6 +212,16 @@ class StochasticEvidence:
         right, start = torch.cat([self.known, probes.right], 1), torch.cat([first, probes.partners], 1)
         return system, probes, system.solution(right, tolerance=SEARCHING, start=start)
 
+    def state(self) -> dict[str, Tensor]:
+        """What the last evaluation left for the next one, by name."""
+        last = {} if self.last is None else {"last": self.last}
+        return last | {"factored": torch.tensor(self.ladder.factored)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        self.last = state["last"].to(self.Y)
+        self.ladder.factored = bool(state["factored"])
+
     def _slope(self, system: System, solved: Tensor, first: Tensor, second: Tensor, mixing: Mixing) -> np.ndarray:
         """The slope of the log evidence, by A^-1 [Y, H], and the pairs of vectors of each trace."""
         m = self.Y.shape[1]

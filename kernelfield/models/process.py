@@ -60,6 +60,8 @@ class Process(Model):
         bars in the notes; "keops", the same with KeOps forming the products; "distributed", the same with the
         products shared out among the ranks of a program that torchrun started. "auto" counts operations and
         bytes: Cholesky up to about 10,000 rows on a CPU, and iterations above.
+    checkpoint : a folder in which a fit by iterations keeps each slope of the evidence of all rows; given again, the
+        fit goes on from there, with the seed that it began with.
 
     Units: X and Y as given; `FieldRegressor` standardises both. Outputs share kernel and noise.
     Errors: ValueError for a noise that is not positive, an unknown mean, kernel or solver, a kernel for
@@ -81,6 +83,7 @@ class Process(Model):
     learn_noise: bool = True
     learn_mixing: bool = False
     solver: Solver = "auto"
+    checkpoint: str | None = None
 
     def fit(
         self, data: Data, *, generator: torch.Generator
@@ -113,6 +116,7 @@ class Process(Model):
         return self._factored(data, generator)
 
     def _factored(self, data: Data, generator: torch.Generator) -> FittedProcess:
+        self._refuse_checkpoint()
         kernel = kernel_for(self.kernel, data.X, data.Y.var(0, correction=0).mean().clamp_min(1e-12))
         trend = Trend.of(self.mean, data.X)
         noise, mixing, searches = float(self.noise), self.mixing, list[Search]()
@@ -142,14 +146,24 @@ class Process(Model):
                 f"noise='student_t' is fitted by Cholesky factors alone, got solver={self.solver!r}; give the noise as "
                 "a variance, or leave solver out"
             )
+        self._refuse_checkpoint()
         return RobustProcess(self.kernel, self.mean, restarts=self.restarts, steps=self.steps)
 
     def _check(self) -> None:
         check_settings(self)
+        if not isinstance(self.checkpoint, str | None):
+            raise ValueError(f"checkpoint must be the name of a folder as text, got {self.checkpoint!r}; use str(...)")
         if self.learn_mixing and not self.mixing.shapes:
             raise ValueError(
                 f"{self.mixing} has no shape to learn, and its unit is learned as the output scale of the kernel; "
                 "leave learn_mixing out"
+            )
+
+    def _refuse_checkpoint(self) -> None:
+        if self.checkpoint is not None:
+            raise ValueError(
+                f"a fit by Cholesky factors keeps no checkpoint, got checkpoint={self.checkpoint!r} and "
+                f"solver={self.solver!r}; leave checkpoint out, or give solver='iterative' or 'distributed'"
             )
 
     def _bytes_each(self, data: Data) -> int:

@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+from unittest import mock
 
+import numpy as np
 import pandas
 import torch
 from torch import Tensor
@@ -15,10 +17,14 @@ from kernelfield.kernels.partitioned import partitioned
 from kernelfield.kernels.stationary import Matern
 from kernelfield.linalg.iterative import conjugate_gradients, log_determinant
 from kernelfield.linalg.ranks import Ranks, here
+from kernelfield.models import iterative_fit
+from kernelfield.models.iterative_evidence import StochasticEvidence
 from kernelfield.models.neural.likelihoods import Gaussian
 from kernelfield.models.neural.network import Network, multilayer
 from kernelfield.models.neural.train import Training, train
+from kernelfield.models.process import Process
 from kernelfield.models.random_features import RandomFeatureProcess
+from kernelfield.models.slope_search import Evaluation
 from kernelfield.models.svgp import VariationalProcess
 from kernelfield.streaming import fit_stream
 
@@ -134,6 +140,24 @@ def stream(ranks: Ranks, folder: str, doomed: int) -> dict[str, Tensor]:
     fit = fit_stream(model, rows, "y", checkpoint=f"{folder}/checkpoint", every=1e-9, watch=watch)
     law = fit.model.estimator.posterior(pandas.DataFrame({"x": torch.linspace(0, 1, 9).numpy()}))
     return {"mean": law.mean, "variance": law.variance, "begun": torch.tensor(next(p for p in passed if p))}
+
+
+def exact(ranks: Ranks, folder: str | None, doomed: int) -> dict[str, Tensor]:
+    """An exact process fitted with a checkpoint; a doomed rank dies in the third evaluation on all rows."""
+    called, evaluate = [], StochasticEvidence.__call__
+
+    def counted(evidence: StochasticEvidence, theta: np.ndarray) -> Evaluation:
+        called.append(theta)
+        if ranks.rank == doomed and len(called) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return evaluate(evidence, theta)
+
+    data = table()
+    model = Process("rbf", solver="distributed", restarts=1, steps=4, checkpoint=folder)
+    with mock.patch.object(StochasticEvidence, "__call__", counted), mock.patch.object(iterative_fit, "SAMPLE", 60):
+        fitted = model.fit(data, generator=torch.Generator().manual_seed(0))
+    law = fitted.posterior(data.X[:9], noise=True)
+    return {"mean": law.mean, "variance": law.variance, "evaluations": torch.tensor(len(called))}
 
 
 def table() -> Data:

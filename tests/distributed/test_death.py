@@ -36,3 +36,16 @@ def test_a_stream_goes_on_where_a_rank_has_died(rows: Path) -> None:
     whole = tasks.stream(ALONE, str(rows), -1)
     for name, value in went_on[0].items():
         assert_close(value, whole[name], rtol=0, atol=1e-10)
+
+
+def test_an_exact_process_goes_on_where_a_rank_has_died(tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    whole = together(tasks.exact, 2, None, -1)[0]
+    evaluations = whole.pop("evaluations")
+    died = together(tasks.exact, 2, folder, 1, timeout=10)
+    assert isinstance(died[0], RankLost) and died[1] == -9
+    went_on = together(tasks.exact, 2, folder, -1)
+    for answer in went_on:
+        assert answer.pop("evaluations") == evaluations - 2  # two were kept
+        for name, value in answer.items():
+            assert_close(value, whole[name], rtol=0, atol=0)
