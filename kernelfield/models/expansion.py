@@ -48,6 +48,8 @@ from kernelfield.models.search import SUBSET, Settings, race, sample
 
 B = TypeVar("B", bound=Basis)
 LOSS = 0.05  # nats a row, of which a user should know
+ROUNDED = 0.01  # of its standard deviation, by which rounding moves a mean, of which a user should know
+KNOWN = 1e-10  # share of the variance left, below which inducing values have their own noise and no more to tell
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,11 +148,23 @@ class FittedExpansion(Surrogate):
         if last is not None and not last.converged and last.slope > LOOSE:
             left = f"with a slope of {last.slope:.2g} nats a point left"
             found.append(f"the search stopped after {last.steps} steps {left}; raise steps")
-        loss = (0.5 * self.outputs * self.moments.slack / (self.noise * self.moments.rows)).item()
-        if loss >= LOSS:
+        G, slack = self.moments.G.trace().item(), self.moments.slack.item()
+        moved = torch.finfo(self.moments.G.dtype).eps * G / self.noise
+        if moved > ROUNDED:
+            found.append(
+                f"rounding moves means by about {moved:.1g} of their standard deviations: over all rows, the "
+                f"process has {G / self.noise:.1g} times the variance of the noise; raise the noise, or use a Process"
+            )
+        loss = 0.5 * self.outputs * slack / (self.noise * self.moments.rows)
+        if loss >= LOSS and slack > KNOWN * G:
             found.append(
                 f"the {self.basis.size} basis functions leave a part of the process out that costs {loss:.2f} nats a "
                 "row of the evidence; more of them would predict better"
+            )
+        elif loss >= LOSS:
+            found.append(
+                f"the noise {self.noise:.1g} is so small that what inducing values have of their own costs {loss:.2f} "
+                "nats a row of the evidence; raise the noise, or use a Process"
             )
         return found
 

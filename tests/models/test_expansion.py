@@ -153,3 +153,32 @@ def test_rows_are_not_kept(data):
     assert gather(fitted.basis, fitted.basis.factor(), Rows.of(data, fitted.trend, fitted.centre)).G.shape == (6, 6)
     sizes = [t.numel() for t in vars(fitted.moments).values() if isinstance(t, torch.Tensor)]
     assert max(sizes) == 36
+
+
+def test_it_is_noted_how_far_rounding_moves_means():
+    """Sums of squares beside the noise lose what a QR factor of the rows keeps."""
+    X = torch.rand(400, 2)
+    Y = torch.sin(6 * X[:, :1])
+    for noise, told in ((1e-10, False), (1e-13, True)):
+        fitted = fit(RandomFeatureProcess(count=200, noise=noise, steps=0, learn_noise=False), Data(X, Y))
+        phi, at = fitted.features(X), torch.cat([fitted.features(XS.repeat(1, 2)).mT, torch.ones(len(XS), 1)], 1)
+        rows = torch.cat([phi.mT, torch.ones(400, 1)], 1) / noise**0.5
+        Q, R = torch.linalg.qr(torch.cat([rows, torch.eye(200, 201)]))
+        right = Q[:400].mT @ ((Y - fitted.centre) / noise**0.5)
+        mean = fitted.centre + at @ torch.linalg.solve_triangular(R, right, upper=True)
+        std = torch.linalg.solve_triangular(R.mT, at.mT, upper=False).norm(dim=0)
+        moved = ((fitted.posterior(XS.repeat(1, 2)).mean - mean).abs()[:, 0] / std).max().item()
+        assert (moved > 0.01) == told
+        notes = [note for note in fitted.notes() if note.startswith("rounding moves means by about ")]
+        assert len(notes) == told
+        for note in notes:
+            assert moved / 10 < float(note.split()[5]) < 10 * moved and note.endswith("or use a Process")
+
+
+def test_more_inducing_inputs_are_not_advised_where_their_own_noise_is_what_costs():
+    X = torch.rand(400, 1)
+    kernel = RBF()
+    kernel.lengthscale = 0.3
+    model = SparseProcess(kernel, noise=1e-11, steps=0, learn_noise=False)
+    (note,) = fit(model, Data(X, torch.sin(6 * X))).notes()
+    assert "is so small that what inducing values have of their own costs" in note and "raise the noise" in note
