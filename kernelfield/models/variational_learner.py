@@ -5,7 +5,9 @@ likelihood and the inducing inputs by Adam. Sums over the rows of a batch are su
 a part of the batch: k ranks with B / k rows each take the steps of one rank with B, up to rounding.
 
 Kingma & Ba (2015), "Adam", take steps of one length whatever the size of the slope; here they shorten to nothing over
-the last part of the passes, and so do the natural ones, down to the share of a batch in all rows.
+the last part of the passes, and so do the natural ones, down to the share of a batch in all rows. Steps of Adam move
+f, at the law as it is, by a share of its size: where rows tell f to a smaller one, steps are shorter alike. With
+Gaussian noise the noise is in the end that of the greatest collapsed bound.
 """
 
 import copy
@@ -27,10 +29,13 @@ from kernelfield.models.fitted_variational import FittedVariationalProcess
 from kernelfield.models.likelihoods import Gaussian, Likelihood, Local
 from kernelfield.models.natural_gradient import Coefficients, Marginals, basis_slope, factor_slope
 from kernelfield.models.sparse import NUGGET, InducingInputs, nuggeted
+from kernelfield.models.streamed import settled_noise
 
 SHORTEN = 0.5  # share of the passes, the last ones, over which steps shorten
 STEADY = 0.1  # natural step, of a full batch among many: the law is an average over the last tens of batches
 WARM = 10  # steps before the hyperparameters take steps of full length: the law has to be one of the data first
+CALM = 0.2  # deviation of the noise, in units of that of f, below which steps are shorter
+SETTLING = 100  # iterations, at most, of the last search for the noise: some milliseconds each
 CAUTION = 0.3  # the longest natural step where curvatures depend on where it ends
 
 
@@ -121,10 +126,11 @@ class VariationalLearner(Learner):
         scale = self.course.rows / size
         with torch.no_grad():
             self._natural(scene, scale, rate)
-            value, slopes = self._slopes(scene, scale)
+            value, slopes, precision = self._slopes(scene, scale)
             self.bound = torch.lerp(self.bound, value, rate)
         if self.optimiser is not None:
-            self._descend(slopes, self.course.adam(self.seen, self.steps, size))
+            sure = CALM**2 * self.start.size * precision.item()
+            self._descend(slopes, max(sure, 1.0) ** -0.5 * self.course.adam(self.seen, self.steps, size))
         self.seen, self.steps = self.seen + size, self.steps + 1
         return -value.item() / (self.course.rows * len(self.start.centre))
 
@@ -137,18 +143,19 @@ class VariationalLearner(Learner):
         pull, curvature = self._summed([pull, curvature])
         self.law = self.law.stepped(pull, curvature, rate, convex=self.likelihood.log_concave)
 
-    def _slopes(self, scene: "Scene", scale: float) -> tuple[Tensor, list[Tensor]]:
-        """The bound, of all rows as these rows tell it, and its slopes in what Adam changes."""
+    def _slopes(self, scene: "Scene", scale: float) -> tuple[Tensor, list[Tensor], Tensor]:
+        """The bound, of all rows as these rows tell it, its slopes in what Adam changes, and the precision of a row."""
         law, k = self.law, self.law.k
         marginals = law.at(scene.psi, scene.rest)
         local = self._local(scene, law.mean, marginals)
         phi = scene.psi[:k]
         along = scale * basis_slope(law, marginals, local, phi)
         heavy = -0.5 * scale * local.curvature.sum(-1) * (law.mean.shape[1] // len(law.precision))
-        value, inner = self._summed([phi.new_tensor(scale * local.value), along @ phi.mT])
+        precision = scale * local.curvature.mean(-1).sum() / self.course.rows
+        value, precision, inner = self._summed([phi.new_tensor(scale * local.value), precision, along @ phi.mT])
         total = value - law.divergence()
         if not self.free:
-            return total, []
+            return total, [], precision
         inside = factor_slope(scene.factor, inner) / self.ranks.world  # what all ranks have alike is summed, too
         inside.diagonal().mul_(1 + NUGGET)
         ahead = torch.linalg.solve_triangular(scene.factor.mT, along, upper=True)
@@ -158,7 +165,7 @@ class VariationalLearner(Learner):
         found = self._summed(found)
         for extra, own in zip(_pulled(self._log_priors(), None, self.free), found, strict=True):
             own += extra
-        return total, found
+        return total, found, precision
 
     def _local(self, scene: "Scene", mean: Tensor, marginals: Marginals | None) -> Local:
         """What the rows say; without marginals, where their variance makes no difference to the step."""
@@ -214,8 +221,11 @@ class VariationalLearner(Learner):
         start = self.start
         basis = replace(self._basis(), kernel=copy.deepcopy(self.kernel).requires_grad_(False))
         if self.sums is not None and self.sums.rows == self.course.rows:
-            noise = self.likelihood.at(self.logs.detach()).noise  # type: ignore[attr-defined]
-            return FittedExpansion(basis, noise, start.trend, start.centre, self.sums, start.searches)
+            noise, searches = self.likelihood.at(self.logs.detach()).noise, start.searches  # type: ignore[attr-defined]
+            if self.course.learn_noise:
+                noise, more = settled_noise(self.sums, len(start.centre), noise, SETTLING)
+                searches += tuple(more)
+            return FittedExpansion(basis, noise, start.trend, start.centre, self.sums, searches)
         return FittedVariationalProcess(
             basis, self.likelihood, start.trend, start.centre, self.law, self.bound.item(), start.searches
         )

@@ -167,3 +167,27 @@ def test_the_last_pass_gathers_the_best_law():
     assert fitted.log_bound == pytest.approx(whole.log_bound, rel=1e-12)
     assert fitted.noise != 0.05
     assert not any(p.requires_grad for p in fitted.kernel.parameters())
+
+
+@pytest.mark.parametrize(("share", "shorter"), [(0.1, 1.0), (4e-4, 0.1), (4e-6, 0.01)])
+def test_steps_are_short_where_the_noise_is_small_beside_the_function(share, shorter):
+    """At a law that stays, hyperparameters move f by a share of its size, which must not be many times the noise."""
+    whole = Data(X, targets())
+    size = learner(model(batch=60), whole).start.size
+    started = learner(model(batch=60, noise=share * size), whole)
+    before = started.places.detach().clone()
+    started.step(whole)
+    assert (started.places - before).abs().max().item() == pytest.approx(0.05 * shorter, rel=1e-3)
+
+
+def test_the_noise_is_in_the_end_that_of_the_greatest_bound():
+    found = learner(model(), data())
+    for _ in range(found.passes):
+        run(found, [part(data(), rows) for rows in torch.arange(60).split(20)])
+    fitted = found.surrogate()
+    for factor in (0.98, 1.02):
+        assert fitted.log_bound > replace(fitted, noise=factor * fitted.noise).log_bound
+    held = learner(model(learn_noise=False), data())
+    for _ in range(held.passes):
+        run(held, [part(data(), rows) for rows in torch.arange(60).split(20)])
+    assert held.surrogate().noise == pytest.approx(0.05)
