@@ -40,6 +40,7 @@ from kernelfield.models.solver_choice import Solver, single_fits, worth_of_a_fac
 
 SEARCHING, FITTED = 1e-3, 1e-8  # relative residuals in a search, and in its result
 ITERATIONS = 1000  # at most, of one solve
+COLUMNS_COST = 3  # an iteration for all columns of a slope, with a factor, in those for the data with one of low rank
 PROBES = 16  # random vectors of a gradient and of a log-determinant
 CONFIDENCE = 0.95  # of the interval that is reported for the evidence
 
@@ -48,7 +49,8 @@ CONFIDENCE = 0.95  # of the interval that is reported for the evidence
 class System:
     """A = K + diag(spread), spread (n,), by products with K and a preconditioner P = L L'.
 
-    A - least P is positive semidefinite, which bounds errors; rank, of what P has of K.
+    A - least P is positive semidefinite, which bounds errors; rank, of what P has of K; factored, whether P is A but
+    for rounding.
     """
 
     product: KernelProduct
@@ -56,6 +58,7 @@ class System:
     preconditioner: LowRankPlusDiagonal | SingleFactor
     rank: int
     least: float
+    factored: bool = False
 
     @classmethod
     def low_rank(cls, product: KernelProduct, spread: Tensor, rank: int, seed: int) -> "System":
@@ -64,10 +67,9 @@ class System:
         return cls(product, spread, LowRankPlusDiagonal(factor, spread), factor.shape[1], 1.0)
 
     @classmethod
-    def single(cls, product: KernelProduct, spread: Tensor) -> "System":
-        """With a Cholesky factor in single precision."""
-        factor = SingleFactor.of(product, spread)
-        return cls(product, spread, factor, len(spread), factor.least)
+    def single(cls, product: KernelProduct, spread: Tensor, factor: SingleFactor) -> "System":
+        """With its Cholesky factor in single precision."""
+        return cls(product, spread, factor, len(spread), factor.least, factored=True)
 
     def multiply(self, B: Tensor) -> Tensor:
         """A B for B (n, k)."""
@@ -115,12 +117,19 @@ class Ladder:
     rank: int
     seed: int
     factored: bool = False
+    held: SingleFactor | None = None  # of the last matrix
 
     def system(self, product: KernelProduct, spread: Tensor) -> System:
         """A with the preconditioner that is needed so far."""
-        if self.factored:
-            return System.single(product, spread)
-        return System.low_rank(product, spread, min(self.rank, len(spread)), self.seed)
+        if not self.factored:
+            return System.low_rank(product, spread, min(self.rank, len(spread)), self.seed)
+        self.held = None  # there is room for one
+        self.held = SingleFactor.of(product, spread)
+        return System.single(product, spread, self.held)
+
+    def again(self, product: KernelProduct, spread: Tensor) -> System | None:
+        """A with the factor of the last matrix, of which nothing is known but that A was near; None without one."""
+        return None if self.held is None else System(product, spread, self.held, len(spread), 0.0)
 
     def solution(
         self, product: KernelProduct, spread: Tensor, B: Tensor, *, tolerance: float, start: Tensor | None = None
@@ -171,20 +180,26 @@ class StochasticEvidence:
         self.Y, self.H, self.ladder = data.Y, trend(data.X), ladder
         self.w = signs(len(data.X), PROBES, data.X, torch.Generator().manual_seed(ladder.seed))
         self.last: Tensor | None = None
+        self.held_at: np.ndarray | None = None  # where the factor that the ladder holds is from
 
     def __call__(self, theta: np.ndarray) -> Evaluation:
-        parameters, noise, mixing = self.form.split(theta)
-        self.form.covariance.assign(parameters)
+        parameters, _, mixing = self.form.split(theta)
         with torch.no_grad():
-            product, spread = self.product(), spread_of(noise, self.data)
-            system, probes, found = (
-                self._settled(product, spread) if self.ladder.factored else self._tried(product, spread)
-            )
+            matrix, before = self._matrix(theta), self.ladder.held
+            solved = self._settled if self.ladder.factored else self._tried
+            system, probes, found = solved(*matrix)
+            self.held_at = self.held_at if self.ladder.held is before else theta.copy()
             self.last, inverse = found.X.tensor_split([found.X.shape[1] - PROBES], 1)
         slope = self._slope(system, self.last, *probes.pairs(inverse), mixing)
         _, tilt = self.form.covariance.log_prior(parameters)
         slope[: len(parameters)] += tilt
         return Evaluation(-slope / self.Y.numel(), found.iterations, found.residual.max().item())
+
+    def _matrix(self, theta: np.ndarray) -> tuple[KernelProduct, Tensor]:
+        """Products of K, and the noise (n,), at theta."""
+        parameters, noise, _ = self.form.split(theta)
+        self.form.covariance.assign(parameters)
+        return self.product(), spread_of(noise, self.data)
 
     @cached_property
     def known(self) -> Tensor:
@@ -205,22 +220,38 @@ class StochasticEvidence:
         return system, probes, whole
 
     def _settled(self, product: KernelProduct, spread: Tensor) -> tuple[System, Probes, Solution]:
-        """The same at once, where the preconditioner is known: one product serves all columns."""
+        """The same at once, where a factor is needed: one product serves all columns, and the last factor will do as
+        long as it leaves fewer iterations than a new one is worth."""
+        system = self.ladder.again(product, spread)
+        if system is not None:
+            probes, found = self._solved(system, worth_of_a_factor(len(spread)) // COLUMNS_COST)
+            if found.converged:
+                return system, probes, found
+            del system  # its factor makes room for the next
         system = self.ladder.system(product, spread)
+        return system, *self._solved(system, None)
+
+    def _solved(self, system: System, iterations: int | None) -> tuple[Probes, Solution]:
         probes = Probes.of(self.w, system.preconditioner)
         first = torch.zeros_like(self.known) if self.last is None else self.last
         right, start = torch.cat([self.known, probes.right], 1), torch.cat([first, probes.partners], 1)
-        return system, probes, system.solution(right, tolerance=SEARCHING, start=start)
+        quiet = iterations is not None
+        return probes, system.solution(right, tolerance=SEARCHING, start=start, iterations=iterations, quiet=quiet)
 
     def state(self) -> dict[str, Tensor]:
         """What the last evaluation left for the next one, by name."""
         last = {} if self.last is None else {"last": self.last}
-        return last | {"factored": torch.tensor(self.ladder.factored)}
+        held = {} if self.held_at is None else {"held at": torch.tensor(self.held_at)}
+        return last | held | {"factored": torch.tensor(self.ladder.factored)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a `state`."""
         self.last = state["last"].to(self.Y)
         self.ladder.factored = bool(state["factored"])
+        if "held at" in state:
+            self.held_at = state["held at"].numpy()
+            with torch.no_grad():
+                self.ladder.system(*self._matrix(self.held_at))
 
     def _slope(self, system: System, solved: Tensor, first: Tensor, second: Tensor, mixing: Mixing) -> np.ndarray:
         """The slope of the log evidence, by A^-1 [Y, H], and the pairs of vectors of each trace."""

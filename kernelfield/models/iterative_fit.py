@@ -129,4 +129,5 @@ def _climb(
     # In nats a number observed: what the random vectors cost by themselves, see `models.iterative_evidence`.
     enough = len(theta) / (2 * PROBES) / evidence.Y.numel()
     best, course = descend(loss, theta, hessian, bounds, enough=enough, evaluations=steps, label=f"fit to {n} rows")
+    ladder.held = None  # makes room
     return best, replace(course, gain=course.gain * evidence.Y.numel())

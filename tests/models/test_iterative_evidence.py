@@ -12,6 +12,7 @@ from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import InverseGamma, Unit
 from kernelfield.kernels.products import kernel_product
 from kernelfield.kernels.stationary import RBF, Matern
+from kernelfield.linalg.single import SingleFactor
 from kernelfield.models import iterative_evidence
 from kernelfield.models.covariance import covariance
 from kernelfield.models.evidence import Objective, Trend
@@ -109,6 +110,33 @@ def test_a_second_evaluation_starts_from_the_first():
     assert again.iterations < first.iterations
     # Both solves end at the tolerance of a search, 1e-3 of the right-hand sides, and not at the same point.
     np.testing.assert_allclose(again.gradient, first.gradient, atol=1e-2)
+
+
+def test_a_factor_serves_matrices_near_its_own(monkeypatch):
+    data, made, of = rows(), [], SingleFactor.of
+    monkeypatch.setattr(SingleFactor, "of", lambda *given: made.append(of(*given)) or made[-1])
+    exact, evidence = both(data)
+    Basis(evidence, monkeypatch)
+    monkeypatch.setattr(iterative_evidence, "SEARCHING", 1e-10)
+    evidence.ladder.factored, theta = True, exact.given()
+    for step, factors in ((0.0, 1), (0.1, 1), (-0.1, 1)):
+        np.testing.assert_allclose(evidence(theta + step).gradient, exact(theta + step)[1], atol=1e-8, rtol=1e-6)
+        assert len(made) == factors
+    monkeypatch.setattr(iterative_evidence, "worth_of_a_factor", lambda n: 0)
+    np.testing.assert_allclose(evidence(theta + 1).gradient, exact(theta + 1)[1], atol=1e-8, rtol=1e-6)
+    assert len(made) == 2
+
+
+def test_a_search_that_goes_on_has_the_factor_that_it_had():
+    data = rows()
+    (exact, first), (_, second) = both(data), both(data)
+    first.ladder.factored, theta = True, exact.given()
+    for step in (0.0, 0.05):
+        first(theta + step)
+    state = {name: value.clone() for name, value in first.state().items()}
+    second.restore(state)
+    np.testing.assert_array_equal(first(theta + 0.1).gradient, second(theta + 0.1).gradient)
+    np.testing.assert_array_equal(second.held_at, theta)
 
 
 def test_the_log_determinant_is_within_its_interval_in_nineteen_of_twenty_seeds():

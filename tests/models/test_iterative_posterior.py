@@ -10,6 +10,7 @@ from kernelfield.core.numerics import NotConverged
 from kernelfield.kernels.products import kernel_product
 from kernelfield.kernels.stationary import RBF, Matern, RationalQuadratic
 from kernelfield.linalg.iterative import Solution
+from kernelfield.linalg.single import SingleFactor
 from kernelfield.models import iterative_posterior
 from kernelfield.models.iterative_evidence import System
 from kernelfield.models.iterative_posterior import Waves, has_waves, solve
@@ -30,7 +31,7 @@ def problem(kernel=None, noise=NOISE, queries=40):
 
 
 def systems(product, spread, rank):
-    return System.low_rank(product, spread, rank, 0), System.single(product, spread)
+    return System.low_rank(product, spread, rank, 0), System.single(product, spread, SingleFactor.of(product, spread))
 
 
 @pytest.mark.parametrize("accuracy", [1e-1, 1e-4, 1e-8])
@@ -92,7 +93,7 @@ def test_variances_have_gradients_in_the_covariances():
 def test_what_cannot_be_reached_is_said_with_how_far_it_came(monkeypatch):
     product, spread, K, _, prior = problem(Matern(0.5), noise=1e-8)
     system = System.low_rank(product, spread, 2, 0)
-    gives_up = lambda self, B, *, start, **options: Solution(start, torch.ones(B.shape[1]), 0, False)  # noqa: E731
+    gives_up = lambda self, B, **options: Solution(torch.zeros_like(B), torch.ones(B.shape[1]), 0, False)  # noqa: E731
     monkeypatch.setattr(System, "solution", gives_up)
     with pytest.warns(NotConverged, match="variances of .* points are known within .* asked for 0.0001"):
         solve(system, K, prior, 1e-4)
