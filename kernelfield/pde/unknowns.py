@@ -34,7 +34,8 @@ SHORTER = (1.0, 0.1, 0.01)  # standard deviations between solutions: less where 
 def covariance_of(evidence: Evidence) -> np.ndarray:
     """The covariance (p, p) of the unknowns at the start of the evidence.
 
-    Directions in which the evidence does not fall, and that no bounds limit, have none.
+    Directions in which the evidence does not fall, and that no bounds limit, have none, nor has one between bounds that
+    meet.
     """
     theta, first = evidence.start, len(evidence.start) - len(evidence.free)
     curvature = np.empty((len(evidence.free), len(evidence.free)))
@@ -42,13 +43,16 @@ def covariance_of(evidence: Evidence) -> np.ndarray:
         step = STEP * (max(abs(theta[first + k]), 1e-3 * min(unknown.high - unknown.low, 1.0)) or 1.0)
         ahead, behind = (theta + sign * step * np.eye(len(theta))[first + k] for sign in (1, -1))
         curvature[k] = evidence.count * (evidence(ahead)[1] - evidence(behind)[1])[first:] / (2 * step)
-    bounds = np.array([12 / (u.high - u.low) ** 2 if u.high > u.low else 0.0 for u in evidence.free])
+    free = np.array([u.high > u.low for u in evidence.free])
+    bounds = np.array([12 / (u.high - u.low) ** 2 for u in evidence.free if u.high > u.low])
+    curvature, covariance = curvature[np.ix_(free, free)], np.zeros_like(curvature)
     # In units of each, as coefficients may be of any size.
     size = np.sqrt(np.abs(curvature.diagonal()) + bounds)
     size[size == 0] = 1.0
     values, vectors = np.linalg.eigh((curvature + curvature.T) / 2 / np.outer(size, size))
     precision = (vectors * np.maximum(values, 0.0)) @ vectors.T + np.diag(bounds / size**2)
-    return np.linalg.pinv(precision, hermitian=True) / np.outer(size, size)
+    covariance[np.ix_(free, free)] = np.linalg.pinv(precision, hermitian=True) / np.outer(size, size)
+    return covariance
 
 
 def estimates(evidence: Evidence, covariance: np.ndarray) -> Mapping[str, Estimate]:
@@ -70,9 +74,11 @@ class Averaged:
     @classmethod
     def of(cls, given: Conditioned, evidence: Evidence, covariance: np.ndarray) -> "Averaged":
         """The average of the solution given the best coefficients."""
-        values, vectors = np.linalg.eigh(covariance)
+        stds = np.sqrt(covariance.diagonal())
+        unit = np.where(stds > 0, stds, 1.0)
+        values, vectors = np.linalg.eigh(covariance / np.outer(unit, unit))
         columns = (vectors * np.sqrt(np.maximum(values, 0.0))).T
-        pairs = [pair for column in columns if column.any() for pair in _pair(given.system, evidence, column)]
+        pairs = [pair for column in columns if column.any() for pair in _pair(given.system, evidence, column, unit)]
         return cls(given, tuple(pairs))
 
     def mean(self, X: Tensor, orders: Orders) -> Tensor:
@@ -98,14 +104,16 @@ class Sum:
         return self.scale.to_dense() + self.gaps.mT @ self.gaps
 
 
-def _pair(system: System, evidence: Evidence, column: np.ndarray) -> list[tuple[Conditioned, Conditioned, float]]:
-    """The solutions about one axis of the covariance, or none where no step can be taken."""
+def _pair(
+    system: System, evidence: Evidence, column: np.ndarray, unit: np.ndarray
+) -> list[tuple[Conditioned, Conditioned, float]]:
+    """The solutions about one axis of the covariance, in units of each, or none where no step can be taken."""
     names, low, high = zip(*((u.name, u.low, u.high) for u in evidence.free), strict=True)
     middle = np.array([system.kernel.unknowns[name] for name in names])
     for step in SHORTER:
         # A value at its bound is moved inwards only, which the difference of one side then stands for.
-        ends = [np.clip(middle + sign * step * column, low, high) for sign in (1, -1)]
-        moved = float(np.abs(ends[0] - ends[1]).max() / np.abs(column).max()) / 2
+        ends = [np.clip(middle + sign * step * column * unit, low, high) for sign in (1, -1)]
+        moved = float((ends[0] - ends[1]) / unit @ column / (column @ column)) / 2
         try:
             one, two = (Conditioned(_at(system, dict(zip(names, end.tolist(), strict=True)))) for end in ends)
         except NotPositiveDefinite:

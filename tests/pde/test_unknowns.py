@@ -91,6 +91,38 @@ def test_coefficients_of_which_only_the_sum_is_told_are_as_open_as_their_bounds(
     assert_close(averaged.posterior(X, (0,)).variance, single.posterior(X, (0,)).variance, rtol=0.05, atol=1e-6)
 
 
+def test_neither_the_estimates_nor_the_band_depend_on_the_units_of_the_coefficients():
+    X, found = torch.linspace(0, 3, 25)[:, None], []
+    for units in ((1.0, 1.0), (1e-9, 1e9)):
+        unknowns = [Unknown(name, s / u, 0.0, 40 / u) for name, s, u in zip("ab", (1.0, 36.0), units, strict=True)]
+        rows, kernel = damped(*units)
+        evidence = Evidence(kernel, rows, [0, 1], unknowns, given=1)
+        covariance = covariance_of(evidence)
+        averaged = Averaged.of(Conditioned(System.of(kernel, rows)), evidence, covariance)
+        stds = [one.std * u for one, u in zip(estimates(evidence, covariance).values(), units, strict=True)]
+        found.append(torch.cat([averaged.posterior(X, (0,)).variance[:, 0], torch.tensor(stds)]))
+    assert_close(*found, rtol=1e-3, atol=0)
+
+
+def damped(first, second):
+    """u'' + a u' + b u = 0 with unknown a and b in any units."""
+    (equation, readings), kernel = spring_rows(b=36.0 / second)
+    one = torch.ones(40)
+    parts = (Part(one, (2,)), Part(first * one, (1,), "a"), Part(second * one, (0,), "b"))
+    rows = (Rows(equation.X, parts, equation.targets), readings)
+    return rows, Kernel(kernel.mixtures, kernel.noises, {"a": 1.0 / first, "b": 36.0 / second})
+
+
+def test_a_coefficient_between_bounds_that_meet_is_known():
+    unknowns = [Unknown("a", 18.0, 0.0, 40.0), Unknown("b", 18.25, 18.25, 18.25)]
+    kernel, evidence = settled(unknowns, *spring_rows(a=18.0, b=18.25))
+    covariance = covariance_of(evidence)
+    nearly = [unknowns[0], Unknown("b", 18.25, 18.25 - 1e-6, 18.25 + 1e-6)]
+    alone = covariance_of(Evidence(kernel, evidence.rows, [0, 1], nearly, given=1))
+    assert estimates(evidence, covariance)["b"].std == 0
+    assert covariance[0, 0] == pytest.approx(alone[0, 0], rel=1e-3)
+
+
 def single_of(kernel):
     k = Unknown("k", 36.0, 5.0, 80.0)
     rows = spring_rows(k=sum(kernel.unknowns.values()))[0]
