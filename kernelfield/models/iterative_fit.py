@@ -47,11 +47,11 @@ def fit_iteratively(model: Fitting, data: Data, chosen: Chosen, generator: torch
     """Fit by iterations; the settings have been checked."""
     kernel = kernel_for(model.kernel, data.X, data.Y.var(0, correction=0).mean().clamp_min(1e-12))
     trend, noise, mixing = Trend.of(model.mean, data.X), float(model.noise), model.mixing
-    if chosen.solver == "distributed":  # ranks draw the same numbers
-        generator = torch.Generator().manual_seed(int(here().broadcast(_drawn(generator))))
-    seed = int(_drawn(generator))
+    drawn = torch.randint(2**62, (1,), generator=generator)
+    seed = int(here().broadcast(drawn) if chosen.solver == "distributed" else drawn)  # ranks draw the same numbers
     record = None if model.checkpoint is None else _record(model, data, chosen, seed)
     seed = seed if record is None else record.seed
+    generator = torch.Generator().manual_seed(seed)
     searches, course, ladder = list[Search](), None, Ladder(chosen.solver, rank_for(len(data.X)), seed)
     with threads_for(len(data.X)):
         if model.steps:
@@ -77,10 +77,6 @@ def _record(model: Fitting, data: Data, chosen: Chosen, seed: int) -> SlopeRecor
     names = ("kernel", "mean", "noise", "mixing", "restarts", "steps", "learn_noise", "learn_mixing")
     request = request_of(data, **{name: getattr(model, name) for name in names}, solver=chosen.solver)
     return SlopeRecord.open(str(model.checkpoint), request, seed, here())
-
-
-def _drawn(generator: torch.Generator) -> torch.Tensor:
-    return torch.randint(2**62, (1,), generator=generator)
 
 
 def _form(model: Fitting, kernel: Kernel, few: Data) -> Objective:

@@ -70,6 +70,7 @@ def test_the_middle_and_the_seed_are_those_of_the_beginning(few, monkeypatch, tm
     second = fit(str(tmp_path), seed=1)
     assert called == []
     assert second.hyperparameters() == first.hyperparameters() and second.plan == first.plan
+    assert second.searches == first.searches
 
 
 @pytest.mark.parametrize(
