@@ -8,6 +8,7 @@ several ranks the first one alone reads and writes.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ from kernelfield.linalg.ranks import Ranks
 from kernelfield.models.slope_search import Evaluation
 
 NAME = "slopes.safetensors"
+ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in the words of an object, another one in each process
 
 
 class Resumable(Protocol):
@@ -141,8 +143,15 @@ def _worded(value: object) -> str:
     if isinstance(value, torch.nn.Module):
         parts = {name: _sum(tensor) for name, tensor in value.state_dict().items()}
         free = [name for name, parameter in value.named_parameters() if parameter.requires_grad]
-        return f"{type(value).__name__} {hashlib.sha256(repr((str(value), parts, free)).encode()).hexdigest()[:16]}"
+        choices = {name: _choices(part) for name, part in value.named_modules()}
+        words = ADDRESS.sub("", repr((str(value), parts, free, choices)))
+        return f"{type(value).__name__} {hashlib.sha256(words.encode()).hexdigest()[:16]}"
     return repr(value)
+
+
+def _choices(part: torch.nn.Module) -> dict[str, object]:
+    """What a module was made with beside its tensors, such as the smoothness of a kernel."""
+    return {name: value for name, value in vars(part).items() if not name.startswith("_") and name != "training"}
 
 
 def _sum(tensor: Tensor) -> str:

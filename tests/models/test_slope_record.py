@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from kernelfield.core.contracts import Data
-from kernelfield.kernels.stationary import RBF
+from kernelfield.kernels.stationary import RBF, Matern
 from kernelfield.models import iterative_fit
 from kernelfield.models.iterative_evidence import StochasticEvidence
 from kernelfield.models.process import Process
@@ -109,6 +109,13 @@ def test_a_place_where_nothing_can_be_kept_is_refused_before_the_work(few, tmp_p
 def test_a_fit_by_cholesky_keeps_nothing_and_says_so(options):
     with pytest.raises(ValueError, match="keeps no checkpoint, got checkpoint='run'.* leave checkpoint out"):
         fit("run", **{"solver": "auto", **options})
+
+
+def test_kernels_differ_by_choices_that_are_no_tensors(few, tmp_path):
+    fit(str(tmp_path), kernel=Matern(1.5))
+    fit(str(tmp_path), kernel=Matern(1.5).eval())
+    with pytest.raises(ValueError, match="kernel was Matern"):
+        fit(str(tmp_path), kernel=Matern(2.5))
 
 
 def test_kernels_differ_by_values_and_by_what_is_held(few, tmp_path):
