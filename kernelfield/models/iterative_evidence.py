@@ -185,10 +185,12 @@ class StochasticEvidence:
     def __call__(self, theta: np.ndarray) -> Evaluation:
         parameters, _, mixing = self.form.split(theta)
         with torch.no_grad():
-            matrix, before = self._matrix(theta), self.ladder.held
+            if self.held_at is not None and self.ladder.held is None:  # it was of an earlier run
+                self.ladder.system(*self._matrix(self.held_at))
             solved = self._settled if self.ladder.factored else self._tried
-            system, probes, found = solved(*matrix)
-            self.held_at = self.held_at if self.ladder.held is before else theta.copy()
+            system, probes, found = solved(*self._matrix(theta))
+            if system.factored:
+                self.held_at = theta.copy()
             self.last, inverse = found.X.tensor_split([found.X.shape[1] - PROBES], 1)
         slope = self._slope(system, self.last, *probes.pairs(inverse), mixing)
         _, tilt = self.form.covariance.log_prior(parameters)
@@ -248,10 +250,7 @@ class StochasticEvidence:
         """Go on from a `state`."""
         self.last = state["last"].to(self.Y)
         self.ladder.factored = bool(state["factored"])
-        if "held at" in state:
-            self.held_at = state["held at"].numpy()
-            with torch.no_grad():
-                self.ladder.system(*self._matrix(self.held_at))
+        self.held_at = state["held at"].numpy() if "held at" in state else None
 
     def _slope(self, system: System, solved: Tensor, first: Tensor, second: Tensor, mixing: Mixing) -> np.ndarray:
         """The slope of the log evidence, by A^-1 [Y, H], and the pairs of vectors of each trace."""

@@ -1,6 +1,7 @@
 """The evidence by iterations is that of a Cholesky factor, and its slope has the errors that it says."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -127,6 +128,24 @@ def test_a_factor_serves_matrices_near_its_own(monkeypatch):
     assert len(made) == 2
 
 
+def test_the_last_factor_makes_room_for_the_next(monkeypatch):
+    made, alive, of = [], [], SingleFactor.of
+
+    def counted(*given):
+        alive.append(sum(one() is not None for one in made))
+        factor = of(*given)
+        made.append(weakref.ref(factor))
+        return factor
+
+    monkeypatch.setattr(SingleFactor, "of", counted)
+    monkeypatch.setattr(iterative_evidence, "worth_of_a_factor", lambda n: 0)
+    exact, evidence = both(rows())
+    evidence.ladder.factored = True
+    for step in (0.0, 1.0):
+        evidence(exact.given() + step)
+    assert alive == [0, 0]
+
+
 def test_a_search_that_goes_on_has_the_factor_that_it_had():
     data = rows()
     (exact, first), (_, second) = both(data), both(data)
@@ -135,6 +154,7 @@ def test_a_search_that_goes_on_has_the_factor_that_it_had():
         first(theta + step)
     state = {name: value.clone() for name, value in first.state().items()}
     second.restore(state)
+    assert second.ladder.held is None  # a search that has ended needs none
     np.testing.assert_array_equal(first(theta + 0.1).gradient, second(theta + 0.1).gradient)
     np.testing.assert_array_equal(second.held_at, theta)
 
