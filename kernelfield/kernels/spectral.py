@@ -282,7 +282,7 @@ class SpectralMixture(SpectralKernel):
         return waves(self.bump, x1, x2, lengths, frequencies, weights)
 
     def _slopes(self) -> Slopes | None:
-        return slopes_for(self.bump)
+        return slopes_for(self.bump, self.weights.dtype)
 
     def _variance(self) -> Tensor:
         return self.weights.sum(-1)
@@ -325,7 +325,7 @@ class SpectralProduct(SpectralKernel):
         """The matrix (*b, n, k) of input `dim` alone at x1 (*b, n, 1) and x2 (*b, k, 1), one at tau = 0."""
         lengths, frequencies, shares, _ = self._values()
         values = lengths[..., dim : dim + 1], frequencies[..., dim : dim + 1], shares[..., dim]
-        return Tiled.apply(self._one, slopes_for(self.bump), x1, x2, *values)
+        return Tiled.apply(self._one, slopes_for(self.bump, x1.dtype), x1, x2, *values)
 
     def _one(self, x1: Tensor, x2: Tensor, *parameters: Tensor) -> Tensor:
         return waves(self.bump, x1, x2, *parameters)

@@ -118,6 +118,18 @@ def test_gradients_in_parameters_and_points(made, shape, batch, monkeypatch):
     assert_close(tiled(x, y, *values), kernel._formula(x, y, *values))
 
 
+def test_slopes_in_single_precision_lose_no_digits_where_lengthscales_are_short():
+    kernel, x, G = scattered(SpectralMixture(3)), torch.rand(400, 1), torch.randn(400, 400)
+    kernel.lengthscales = 0.01
+    slopes = []
+    for dtype in (torch.float64, torch.float32):
+        kernel.to(dtype)
+        (kernel(x.to(dtype)).to_dense() * (G + G.mT).to(dtype)).sum().backward()
+        slopes.append(kernel.raw_lengthscales.grad.double().clone())
+        kernel.zero_grad()
+    assert_close(slopes[1], slopes[0], rtol=0, atol=1e-4 * slopes[0].abs().max().item())
+
+
 @pytest.mark.parametrize("length", [1e-3, 0.3, 30.0])
 def test_slopes_in_closed_form_are_those_of_autograd(length):
     kernel, x, G = scattered(SpectralMixture(3, dims=2)), torch.rand(40, 2), torch.randn(40, 40)
