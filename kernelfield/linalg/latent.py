@@ -39,7 +39,7 @@ from kernelfield.linalg.kronecker import Kronecker, Pull, outer, put
 from kernelfield.linalg.partial import DENSE, Method, Partial, block_of, checked_mask, combine, pull_block, seed_of
 
 EVEN = 1.1  # times as many observed as missing cells: both exact ways take as long, for solves and for gradients
-REFINEMENTS, ROUNDED = 3, 1e-14  # of an exact complement: at most, and the residual that needs none, next to its terms
+REFINEMENTS, ROUNDED = 3, 50  # of an exact complement: at most, and the residual, in eps of its terms, that needs none
 COMPLEMENT_STEPS = 300  # products before the complement system is given up
 
 
@@ -125,6 +125,7 @@ class Latent(Partial):
     def _refined(self, B: Tensor, block: Dense) -> Tensor:
         """A^-1 B by the complement, which loses as many digits again as A has, and by what that leaves of B."""
         root, most = self.spread.sqrt()[:, None], self.kronecker.spectrum.max()
+        rounded = ROUNDED * torch.finfo(B.dtype).eps
         most = most if self.kronecker.separable else most / self.spread.max()
         X, R = torch.zeros_like(B), B
         for _ in range(1 + REFINEMENTS):
@@ -134,7 +135,7 @@ class Latent(Partial):
             R = B - self.multiply(X)
             # Both sides in units of the noise, in which A is at least one.
             size = most * (X * root).norm(dim=0) + (B / root).norm(dim=0)
-            if ((R / root).norm(dim=0) <= ROUNDED * size).all():
+            if ((R / root).norm(dim=0) <= rounded * size).all():
                 break
         return X
 
