@@ -171,7 +171,8 @@ class Process(Model):
         ours = (
             self.kernel not in NETWORKS if isinstance(self.kernel, str) else isinstance(self.kernel, Stationary | None)
         )
-        kept = isinstance(self.kernel, Stationary) and self.kernel.raw_lengthscale.numel() == 1  # the distances
+        shared = isinstance(self.kernel, Stationary) and self.kernel.raw_lengthscale.numel() == 1
+        kept = shared or data.X.shape[1] == 1  # the distances
         return data.X.element_size() * (BUFFERS + kept if ours else BUFFERS_GENERAL)
 
     def _learn(self, kernel: Kernel, data: Data, generator: torch.Generator) -> tuple[float, Mixing, list[Search]]:

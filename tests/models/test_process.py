@@ -333,3 +333,8 @@ def test_a_sum_with_a_kernel_of_low_rank_is_factored_by_us_alone(data):
         expect = expect + line.outputscale * line.base_kernel.variance.squeeze() * XS @ XS.mT
     assert_close(fitted.posterior(XS).scale.prior.to_dense().detach(), expect)
     assert_close(fitted.posterior(XS).scale.prior.diagonal().detach(), expect.diagonal())
+
+
+def test_memory_for_the_distances_is_reckoned_where_one_input_is_all():
+    one, two = (Process()._bytes_each(Data(torch.rand(5, d), torch.rand(5, 1))) for d in (1, 2))
+    assert one == two + torch.get_default_dtype().itemsize
