@@ -185,8 +185,10 @@ class Moments:
 
     def draw(self, z: Tensor) -> Tensor:
         """Parameters (s, p) from normals (s, p + r), of one member after another."""
-        member = torch.arange(len(z), device=z.device) % len(self.mean)
         own, common = z.tensor_split([self.mean.shape[1]], -1)
-        spread = self.variance.sqrt()[member] * own / math.sqrt(2)
-        low = torch.einsum("sr,srp->sp", common, self.deviations[member]) / math.sqrt(2 * (self.rank - 1))
-        return self.mean[member] + spread + low
+        drawn = torch.empty_like(own)
+        for j, (mean, variance, D) in enumerate(zip(self.mean, self.variance, self.deviations, strict=True)):
+            turn = slice(j, None, len(self.mean))
+            low = common[turn] @ D / math.sqrt(2 * (self.rank - 1))
+            drawn[turn] = mean + variance.sqrt() * own[turn] / math.sqrt(2) + low
+        return drawn
