@@ -159,7 +159,8 @@ def keep_report(
 
         optimizer.run(function, 100, callback=keep_report(optimizer, "search.html"))
 
-    A reader finds the old page or the new one whole. One that cannot be written is a warning; the run goes on.
+    A reader finds the old page or the new one whole. One that cannot be written is a warning; the run goes on. The last
+    trials may come too soon after a page to be on it: `write_report` writes the one of the end.
 
     seconds : the least time between two pages, and before the first one. It is longer where a page takes more than a
         twentieth of it to write.
