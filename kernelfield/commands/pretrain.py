@@ -1,7 +1,6 @@
 """The command that trains prior-fitted networks."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from kernelfield.commands.console import boundary, err, out, print_files, say
 from kernelfield.commands.options import Layers, MostColumns, MostRows, NewCheckpoint, PriorName, Seed, Steps, Width
@@ -32,7 +31,7 @@ def pretrain(
         with bar(err, f"training on {prior}", recipe.steps) as tick:
             checkpoint = prior_training.pretrain(recipe, output, seed=seed, tick=tick)
         out.print(f"{prior}: {checkpoint.size} parameters, {checkpoint.training}", markup=False, soft_wrap=True)
-        print_files(Checkpoint=Path(output))
+        print_files(Checkpoint=output)
 
 
 def _sized(recipe: Recipe, rows: int | None, columns: int | None) -> Recipe:

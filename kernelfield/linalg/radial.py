@@ -294,4 +294,4 @@ class _Tile(NamedTuple):
     square: Tensor
     row_basis: Tensor
     column_basis: Tensor
-    squared: Any  # distances in the units of X, or None
+    squared: Any  # squared distances in the units of X, or None

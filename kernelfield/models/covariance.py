@@ -164,8 +164,7 @@ class Radial(Covariance):
         return self.gram.fill(np.exp(theta[: self.lengths]), float(theta[self.lengths]), shape)
 
     def pull(self, G: Tensor, trace: float) -> Vector:
-        slope, shape = self.gram.pull(G)
-        lengths = slope if self.lengths > 1 else slope.sum(keepdims=True)
+        lengths, shape = self.gram.pull(G)
         return np.concatenate([lengths, [trace] if shape is None else [trace, shape]])
 
     def log_prior(self, theta: Vector) -> tuple[float, Vector | float]:

@@ -180,7 +180,7 @@ class StochasticEvidence:
         self.Y, self.H, self.ladder = data.Y, trend(data.X), ladder
         self.w = signs(len(data.X), PROBES, data.X, torch.Generator().manual_seed(ladder.seed))
         self.last: Tensor | None = None
-        self.held_at: np.ndarray | None = None  # where the factor that the ladder holds is from
+        self.held_at: np.ndarray | None = None  # where the last factor is from
 
     def __call__(self, theta: np.ndarray) -> Evaluation:
         parameters, _, mixing = self.form.split(theta)
