@@ -3,7 +3,7 @@
 The coefficients theta have a Gaussian law about the values of the best evidence, with the inverse of the curvature of
 the evidence for its covariance C = L L', other hyperparameters held. Where the search was bounded, a uniform law
 between the bounds adds its own inverse variance, 12 / (high - low)^2: a coefficient that the observations do not
-tell has a standard deviation of about that, and not of zero. By the delta method
+tell has a standard deviation of about that, and without bounds a very large one, not one of zero. By the delta method
 
     cov u = cov(u | theta) + sum_k g_k g_k',    g_k = (E(u | theta + L_k) - E(u | theta - L_k)) / 2,
 
@@ -28,14 +28,16 @@ from kernelfield.pde.problem import Orders
 from kernelfield.pde.solution import Estimate
 
 STEP = 1e-4  # of a coefficient, between slopes of the evidence
+UNTOLD = 1e-8  # rounding in curvatures in units of each, as differences of slopes
+NOTHING = 1e-14  # that in their eigenvalues
 SHORTER = (1.0, 0.1, 0.01)  # standard deviations between solutions: less where a bound or a singular matrix is near
 
 
 def covariance_of(evidence: Evidence) -> np.ndarray:
     """The covariance (p, p) of the unknowns at the start of the evidence.
 
-    Directions in which the evidence does not fall, and that no bounds limit, have none, nor has one between bounds that
-    meet.
+    Directions that neither the evidence tells, but for rounding, nor bounds limit have the largest variance that could
+    be told, a very large one. A coefficient between bounds that meet has none.
     """
     theta, first = evidence.start, len(evidence.start) - len(evidence.free)
     curvature = np.empty((len(evidence.free), len(evidence.free)))
@@ -50,8 +52,10 @@ def covariance_of(evidence: Evidence) -> np.ndarray:
     size = np.sqrt(np.abs(curvature.diagonal()) + bounds)
     size[size == 0] = 1.0
     values, vectors = np.linalg.eigh((curvature + curvature.T) / 2 / np.outer(size, size))
-    precision = (vectors * np.maximum(values, 0.0)) @ vectors.T + np.diag(bounds / size**2)
-    covariance[np.ix_(free, free)] = np.linalg.pinv(precision, hermitian=True) / np.outer(size, size)
+    told = (vectors * np.where(values > UNTOLD, values, 0.0)) @ vectors.T
+    values, vectors = np.linalg.eigh(told + np.diag(bounds / size**2))
+    values = np.where(values > NOTHING, values, UNTOLD)
+    covariance[np.ix_(free, free)] = (vectors / values) @ vectors.T / np.outer(size, size)
     return covariance
 
 

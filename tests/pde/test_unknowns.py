@@ -91,6 +91,19 @@ def test_coefficients_of_which_only_the_sum_is_told_are_as_open_as_their_bounds(
     assert_close(averaged.posterior(X, (0,)).variance, single.posterior(X, (0,)).variance, rtol=0.05, atol=1e-6)
 
 
+@pytest.mark.parametrize("a", [18.0, 10.0, 1.0])
+def test_coefficients_that_nothing_tells_are_open_whatever_the_sign_of_rounding(a):
+    unknowns = [Unknown("a", a), Unknown("b", 36.0 - a)]
+    rows, kernel = spring_rows(a=a, b=36.0 - a)
+    evidence = Evidence(kernel, rows, [0, 1], unknowns, given=1)
+    covariance = covariance_of(evidence)
+    assert all(found.std > 1e3 for found in estimates(evidence, covariance).values())
+    averaged, single = Averaged.of(Conditioned(System.of(kernel, rows)), evidence, covariance), single_of(kernel)
+    X = torch.linspace(0, 3, 25)[:, None]
+    expected = Averaged.of(*single).posterior(X, (0,)).variance
+    assert_close(averaged.posterior(X, (0,)).variance, expected, rtol=0.05, atol=1e-6)
+
+
 def test_neither_the_estimates_nor_the_band_depend_on_the_units_of_the_coefficients():
     X, found = torch.linspace(0, 3, 25)[:, None], []
     for units in ((1.0, 1.0), (1e-9, 1e9)):
