@@ -116,7 +116,7 @@ class Process(Model):
         return self._factored(data, generator)
 
     def _factored(self, data: Data, generator: torch.Generator) -> FittedProcess:
-        self._refuse_checkpoint()
+        self._refuse_checkpoint("leave checkpoint out, or give solver='iterative' or 'distributed'")
         kernel = kernel_for(self.kernel, data.X, data.Y.var(0, correction=0).mean().clamp_min(1e-12))
         trend = Trend.of(self.mean, data.X)
         noise, mixing, searches = float(self.noise), self.mixing, list[Search]()
@@ -146,7 +146,7 @@ class Process(Model):
                 f"noise='student_t' is fitted by Cholesky factors alone, got solver={self.solver!r}; give the noise as "
                 "a variance, or leave solver out"
             )
-        self._refuse_checkpoint()
+        self._refuse_checkpoint("leave checkpoint out")
         return RobustProcess(self.kernel, self.mean, restarts=self.restarts, steps=self.steps)
 
     def _check(self) -> None:
@@ -159,11 +159,11 @@ class Process(Model):
                 "leave learn_mixing out"
             )
 
-    def _refuse_checkpoint(self) -> None:
+    def _refuse_checkpoint(self, remedy: str) -> None:
         if self.checkpoint is not None:
             raise ValueError(
                 f"a fit by Cholesky factors keeps no checkpoint, got checkpoint={self.checkpoint!r} and "
-                f"solver={self.solver!r}; leave checkpoint out, or give solver='iterative' or 'distributed'"
+                f"solver={self.solver!r}; {remedy}"
             )
 
     def _bytes_each(self, data: Data) -> int:
