@@ -48,6 +48,12 @@ class Case:
         """What rounding may move, relative: the condition of A~, which no scaling of noise changes."""
         return 10 * len(self.spread) * torch.linalg.matrix_norm(self.scaled, 2).item() * torch.finfo(torch.double).eps
 
+    @property
+    def logdet_rounding(self) -> float:
+        """What rounding may move of the log-determinant: of each eigenvalue, and of the sum of their logarithms."""
+        terms = self.spread.log().abs().sum().item() + abs(self.logdet)
+        return len(self.spread) * self.rounding + 10 * terms * torch.finfo(torch.double).eps
+
     def error(self, X: torch.Tensor, B: torch.Tensor) -> float:
         """The residual of A X = B in units of the noise, relative to its terms."""
         root = self.spread.sqrt()[:, None]
