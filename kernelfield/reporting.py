@@ -89,7 +89,9 @@ def examine(
         tried = class_remedies(result.evaluation)
         return replace(result, rows=rows, others=others, remedies=tried)
     assert isinstance(model, TableModel)
-    evaluation = replace(result.evaluation, latent=model.latent(held.features))
+    # A network that is trained to tell f and y apart may say less of y than of f.
+    latent = np.minimum(model.latent(held.features), result.evaluation.std)
+    evaluation = replace(result.evaluation, latent=latent)
     mended = remedies(lambda index: model.law(held.features.iloc[index]), evaluation.y)
     few = min(TOGETHER, len(evaluation.y))
     few -= few % SIZES[0] if few >= 2 * SIZES[0] else 0  # whole blocks, that they may be compared

@@ -54,6 +54,13 @@ def test_a_report_on_a_model_knows_groups_time_and_rows_from_elsewhere():
     assert [one.name for one in made.remedies] == ["as it is", "std", "isotonic"]
 
 
+def test_a_model_that_contradicts_itself_has_a_report(monkeypatch):
+    held = problem(60, 1, "y", ALL)
+    monkeypatch.setattr(TableModel, "latent", lambda self, frame: np.full((len(frame), 1), 10.0))
+    made = examine(fitted(), held, Question())
+    np.testing.assert_array_equal(made.evaluation.latent, made.evaluation.std)
+
+
 def test_predictions_are_scored_together_too():
     model, held = fitted(), problem(120, 1, "y", ["x", "site"])
     made = examine(model, held)
