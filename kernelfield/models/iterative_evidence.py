@@ -40,7 +40,7 @@ from kernelfield.models.solver_choice import Solver, single_fits, worth_of_a_fac
 
 SEARCHING, FITTED = 1e-3, 1e-8  # relative residuals in a search, and in its result
 ITERATIONS = 1000  # at most, of one solve
-COLUMNS_COST = 3  # an iteration for all columns of a slope, with a factor, in those for the data with one of low rank
+COLUMNS_COST = 3  # about, an iteration for all columns with a factor, in those for the data with one of low rank
 PROBES = 16  # random vectors of a gradient and of a log-determinant
 CONFIDENCE = 0.95  # of the interval that is reported for the evidence
 

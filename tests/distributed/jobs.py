@@ -59,7 +59,7 @@ def _live(
         ranks: Ranks = join(f"file://{meeting}", rank=rank, world=world, timeout=timeout)
         answer = function(ranks, *args)
         leave()
-    except Exception as error:  # whatever a rank ends with is its answer, which the test looks at
+    except Exception as error:  # a test may expect any error of a rank, which is sent to it and looked at there
         answer = error
     # In bytes: torch would send tensors by handles, which do not outlive their process.
     connection.send_bytes(pickle.dumps(answer))
