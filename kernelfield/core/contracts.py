@@ -8,14 +8,19 @@ half-fitted state to guard against, and one model may be fitted many times in pa
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import wraps
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from kernelfield.core.parameters import require_types
 from kernelfield.core.posterior import Posterior
+
+BEGINS = {"fit", "learner"}  # methods of models in which a fit begins
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +116,15 @@ class LeavesOneOut(Protocol):
 
 
 class Model(BaseEstimator, ABC):
-    """A choice of model. Subclasses are dataclasses; scikit-learn reads their fields."""
+    """A choice of model. Subclasses are dataclasses; scikit-learn reads their fields.
+
+    A fit begins with a look at the types of the fields: ValueError for 2.5 where a whole number is declared.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in BEGINS & vars(cls).keys():
+            setattr(cls, name, _after_a_look(vars(cls)[name]))
 
     @property
     def scalable(self) -> bool:
@@ -121,3 +134,14 @@ class Model(BaseEstimator, ABC):
     @abstractmethod
     def fit(self, data: Data, *, generator: torch.Generator) -> Surrogate:
         """Fit to data. All randomness comes from `generator`."""
+
+
+def _after_a_look(begin: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a model, called when the types of its parameters have been looked at."""
+
+    @wraps(begin)
+    def checked(model: Model, *args: Any, **kwargs: Any) -> Any:
+        require_types(model)
+        return begin(model, *args, **kwargs)
+
+    return checked

@@ -319,12 +319,11 @@ class FieldRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of a name.
-
-    Errors: ValueError if it is absent or has no double precision.
-    """
+    """The device of a name. Errors: ValueError if it is absent or has no double precision."""
     try:
-        return torch.zeros(1, dtype=torch.float64, device=name).device
+        zero = torch.zeros((), dtype=torch.float64, device=name)
+        zero.item()  # "meta" has no numbers
+        return zero.device
     except (RuntimeError, AssertionError, TypeError) as error:  # torch's answers to names and absent devices
         raise ValueError(f"device must be 'cpu' or another one with double precision, got {name!r}: {error}") from error
 
