@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernelfield.linalg.profiles import BINARY
+from kernelfield.core.numerics import BINARY
 
 ORDERS = 8  # the highest derivative in closed form: four in each of the two points
 

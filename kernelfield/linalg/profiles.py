@@ -6,18 +6,16 @@ slopes S = -2 outputscale * dk/d(r^2) / gain >= 0, which share their exponential
 Source: Rasmussen & Williams (2006), eq. (4.9), (4.14), (4.17) and (4.19).
 """
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kernelfield.core.numerics import BINARY
+
 CONTACT = 1e-7  # Matern-1/2 has a kink at r = 0; nearer pairs than this get its symmetric derivative, 0
 EXPONENTIAL = 3.0  # passes over a tile that an exponential or a logarithm is worth
-# Values are powers of two, e^x = 2^(x log2 e): two to four times as fast as `exp`, which math libraries slow down on
-# some makers' processors. What it costs, |x| eps relative to e^x, is nowhere more than eps of k(0).
-BINARY = 1 / math.log(2)
 
 
 class Profile(ABC):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import vmap
 
+from kernelfield.core.numerics import BINARY
 from kernelfield.models.neural.network import Network
 from kernelfield.nets.activation import Pointwise
 from kernelfield.nets.dense import Affine
@@ -25,6 +26,8 @@ from kernelfield.nets.smooth import Erf
 
 Views = tuple[Tensor, Tensor | None]
 Stacked = Callable[[Tensor, Tensor], Tensor]  # parameters (k, p) and X (k, b, d) to values (k, b, o)
+
+ERF_SLOPE = math.log2(2 / math.pi**0.5)  # that of erf at zero is two to this power
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,12 @@ def _of_relu(gradient: Tensor, y: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(gradient, y, 0.0, grad_input=gradient)
 
 
+def _tanh(u: Tensor) -> Tensor:
+    # By the logistic function, several times as fast as `tanh` on some makers' processors. It differs near zero by
+    # the rounding of one, as the values of units that are not near zero do anyway.
+    return u.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
 def _of_tanh(gradient: Tensor, y: Tensor) -> Tensor:
     return gradient.addcmul_(gradient * y, y, value=-1)
 
@@ -49,12 +58,12 @@ def _of_sigmoid(gradient: Tensor, y: Tensor) -> Tensor:
 
 
 def _of_erf(gradient: Tensor, u: Tensor) -> Tensor:
-    return gradient.mul_(u.square().neg_().exp_().mul_(2 / math.pi**0.5))
+    return gradient.mul_(torch.addcmul(u.new_full((), ERF_SLOPE), u, u, value=-BINARY).exp2_())
 
 
 RELU, TANH, SIGMOID, ERF = (
     Elementwise(torch.relu_, _of_relu),
-    Elementwise(torch.tanh_, _of_tanh),
+    Elementwise(_tanh, _of_tanh),
     Elementwise(torch.sigmoid_, _of_sigmoid),
     Elementwise(torch.erf, _of_erf),
 )

@@ -61,3 +61,26 @@ def test_other_architectures_are_mapped(name):
 def test_a_step_that_occurs_twice_has_one_place_for_two_uses():
     shared = nn.Linear(3, 3)
     assert module._blocks(nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(3, 2))) is None
+
+
+FUNCTIONS = {
+    "relu": (module.RELU, torch.relu),
+    "tanh": (module.TANH, torch.tanh),
+    "sigmoid": (module.SIGMOID, torch.sigmoid),
+    "erf": (module.ERF, torch.erf),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_activations_and_slopes_are_right_to_rounding_from_one_end_to_the_other(name, dtype):
+    ours, theirs = FUNCTIONS[name]
+    ends = torch.tensor([-torch.inf, -1e30, -1e-30, 0.0, 1e-9, 1e3, torch.inf], dtype=dtype)
+    u = torch.cat([torch.linspace(-30, 30, 601, dtype=dtype), ends]).requires_grad_()
+    expected = theirs(u)
+    (slope,) = torch.autograd.grad(expected.sum(), u)
+    kept = u.detach().clone()
+    rounding = 4 * torch.finfo(dtype).eps  # of one, the largest value and slope but for a rectifier, which is exact
+    values = ours.value(kept)
+    assert_close(values, expected.detach(), atol=rounding, rtol=rounding)
+    assert_close(ours.pull(torch.ones_like(kept), kept), slope, atol=rounding, rtol=rounding)
