@@ -25,8 +25,9 @@ Processes", section 3, for Student-t bumps.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -66,12 +67,11 @@ class Bump(ABC):
         """The highest derivative of the envelope that is continuous at zero."""
 
     @abstractmethod
-    def measure(self, tau: Tensor) -> Tensor:
-        """What `product` needs of a difference, so that all components share it; any shape."""
+    def envelope(self, a: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
+        """What gives the product of the envelopes of all inputs (*b, n, k) of points a (*b, n, d) and b (*b, k, d).
 
-    @abstractmethod
-    def product(self, measures: Sequence[Tensor], lengths: Tensor) -> Tensor:
-        """The product of the envelopes of all inputs (*b, n, k), given the measures of each and lengths (*b, d)."""
+        It takes lengths (*b, d) and may be called for many: what does not depend on them is computed once.
+        """
 
     @abstractmethod
     def log_density(self, s: Tensor) -> Tensor:
@@ -115,13 +115,16 @@ class GaussianBump(Bump):
     rate = 1.0
     smoothness = math.inf
 
-    def measure(self, tau: Tensor) -> Tensor:
-        return tau.square()
+    def envelope(self, a: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
+        if a.dtype == torch.float64:
+            return partial(_by_squares, a, b, a.square(), b.square().mT)
+        squares = [tau.square() for tau in _differences(a, b)]
 
-    def product(self, measures: Sequence[Tensor], lengths: Tensor) -> Tensor:
-        factors = -0.5 * BINARY / lengths.square()
-        first, *others = (m * factors[..., d, None, None] for d, m in enumerate(measures))
-        return sum(others, first).exp2()
+        def product(lengths: Tensor) -> Tensor:
+            factors = -0.5 * BINARY / lengths.square()
+            return reduce(torch.add, (m * factors[..., d, None, None] for d, m in enumerate(squares))).exp2()
+
+        return product
 
     def log_density(self, s: Tensor) -> Tensor:
         return -0.5 * (s.square() + math.log(2 * math.pi))
@@ -152,15 +155,16 @@ class StudentBump(Bump):
     def smoothness(self) -> float:
         return 2 * self.nu - 1
 
-    def measure(self, tau: Tensor) -> Tensor:
-        return tau.abs()
+    def envelope(self, a: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
+        p, distances = int(self.nu), [tau.abs() for tau in _differences(a, b)]
 
-    def product(self, measures: Sequence[Tensor], lengths: Tensor) -> Tensor:
-        p = int(self.nu)
-        rates = self.rate / lengths
-        first, *others = (m * rates[..., d, None, None] for d, m in enumerate(measures))
-        value = (-sum(others, first)).exp() / _theta_at_zero(p) ** len(measures)
-        return math.prod((_theta(p, x) for x in (first, *others)), start=value) if p else value
+        def product(lengths: Tensor) -> Tensor:
+            rates = self.rate / lengths
+            scaled = [r * rates[..., d, None, None] for d, r in enumerate(distances)]
+            value = (-BINARY * reduce(torch.add, scaled)).exp2() / _theta_at_zero(p) ** len(scaled)
+            return math.prod((_theta(p, x) for x in scaled), start=value) if p else value
+
+        return product
 
     def log_density(self, s: Tensor) -> Tensor:
         df = 2 * self.nu
@@ -172,6 +176,21 @@ class StudentBump(Bump):
         left = p - k
         power, degree = (2 * i, left) if left >= 0 else (2 * (i + left) + 1, -left - 1)
         return x**power * _theta(degree, x) * (-x).exp() / _theta_at_zero(p)
+
+
+def _differences(a: Tensor, b: Tensor) -> Iterator[Tensor]:
+    """Those of points a (*b, n, d) and b (*b, k, d) in each input, (*b, n, k)."""
+    return (one[..., :, None] - other[..., None, :] for one, other in zip(a.unbind(-1), b.unbind(-1), strict=True))
+
+
+def _by_squares(a: Tensor, b: Tensor, squares_a: Tensor, squares_b: Tensor, lengths: Tensor) -> Tensor:
+    """exp(-|a - b|^2 / 2) in lengths, by |a|^2 + |b|^2 - 2 a b', a product of matrices.
+
+    What cancels is eps times the square of the span in lengths; single precision has no digits to spare for it.
+    """
+    factors = (-0.5 * BINARY / lengths.square())[..., None]
+    exponent = (a * (-2 * factors).mT) @ b.mT
+    return exponent.add_(squares_a @ factors).add_(factors.mT @ squares_b).exp2_()
 
 
 def _theta(p: int, x: Tensor) -> Tensor:

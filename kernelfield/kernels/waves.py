@@ -39,13 +39,12 @@ def waves(bump: Bump, x1: Tensor, x2: Tensor, lengths: Tensor, frequencies: Tens
     """
     centre = x2.detach().mean(-2, keepdim=True)
     a, b = x1 - centre, x2 - centre
-    measures = [bump.measure(a[..., d].unsqueeze(-1) - b[..., d].unsqueeze(-2)) for d in range(a.shape[-1])]
-    terms = []
+    envelope, total = bump.envelope(a, b), x1.new_zeros(())
     for q in range(lengths.shape[-2]):
         turn = 2 * math.pi * frequencies[..., q, :, None]
         wave = (weights[..., q, None, None] * _circle(a @ turn)) @ _circle(b @ turn).mT
-        terms.append(bump.product(measures, lengths[..., q, :]) * wave)
-    return sum(terms[1:], terms[0])
+        total = torch.addcmul(total, envelope(lengths[..., q, :]), wave)
+    return total
 
 
 def _circle(phase: Tensor) -> Tensor:
@@ -73,13 +72,13 @@ def _gaussian_slopes(
     centre = x2.mean(-2, keepdim=True)
     a, b = x1 - centre, x2 - centre
     powers = torch.cat([torch.ones_like(b[..., :1]), b, b.square()], -1)
-    measures = [(a[..., d].unsqueeze(-1) - b[..., d].unsqueeze(-2)).square() for d in range(a.shape[-1])]
+    envelope = GaussianBump().envelope(a, b)
     first, second = (G.new_zeros(*G.shape[:-2], count, a.shape[-1]) for count in G.shape[-2:])
     of_parameters = []
     for q in range(lengths.shape[-2]):
         turn, length = 2 * math.pi * frequencies[..., q, :], lengths[..., q, :]
         one, other = _circle(a @ turn[..., None]), _circle(b @ turn[..., None])
-        W = GaussianBump().product(measures, length).mul_(G)
+        W = envelope(length).mul_(G)
         weight = weights[..., q, None, None]
         along, across = _turned(W, one, other, powers)
         mass, cosines, squares = along.split([1, b.shape[-1], b.shape[-1]], -1)
