@@ -23,7 +23,7 @@ before = years < 1985
 
 # %% [markdown]
 # Twelve numbers a year make one cycle in two months the fastest that can be told. The fit starts
-# at the peaks of the periodogram, and components that the record does not need fade;
+# at the peaks of the periodogram, and components that the record does not need stay out or fade;
 # more steps polish both.
 
 # %%

@@ -65,6 +65,30 @@ def test_an_estimator_with_it_is_stored_and_comes_back_the_same(tmp_path):
     assert again.model.components == 2
 
 
+def of_six_inputs(seed, n):
+    X = torch.randn(n, 6, generator=seeded(seed))
+    smooth = torch.sin(X[:, :1]) + 0.5 * X[:, 1:2] * X[:, 2:3]
+    return Data(X, smooth + 0.3 * torch.randn(n, 1, generator=seeded(seed + 1)))
+
+
+def test_components_that_the_evidence_does_not_pay_for_stay_out_and_intervals_hold():
+    fitted = Spectral(restarts=2).fit(of_six_inputs(0, 150), generator=seeded())
+    new = of_six_inputs(10, 400)
+    law = fitted.posterior(new.X, noise=True)
+    held = ((new.Y - law.mean).abs() < 1.645 * law.variance.sqrt()).double().mean()
+    assert fitted.kernel.components <= 2
+    assert held > 0.85  # of 0.9; with all eight components a quarter of it
+
+
+def test_components_join_while_the_evidence_pays_for_them():
+    X = torch.rand(120, 2, generator=seeded())  # a sum over the inputs, which no single component is
+    noise = 0.05 * torch.randn(120, 1, generator=seeded(1))
+    data = Data(X, torch.sin(15 * X[:, :1]) + torch.sin(12 * X[:, 1:]) + noise)
+    fits = [Spectral(Q, restarts=1, steps=60, max_frequency=0.1).fit(data, generator=seeded()) for Q in (1, 4)]
+    assert [fitted.kernel.components for fitted in fits] == [1, 2]
+    assert fits[1].log_evidence - fits[0].log_evidence > 100
+
+
 def test_the_same_seed_gives_the_same_fit():
     fits = [Spectral(3, restarts=2, steps=5).fit(two_sines(30), generator=seeded(3)) for _ in range(2)]
     assert fits[0].log_evidence == fits[1].log_evidence
