@@ -88,6 +88,8 @@ def matrix(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
     summand by a Cholesky with a jitter of its own where another one has low rank.
     """
     match kernel:
+        case Stationary() if _whole(kernel, x1):
+            return kernel.forward(x1, x2)  # without the lazy matrices of GPyTorch, which cost more than a small one
         case AdditiveKernel():
             return sum((matrix(k, x1, x2) for k in kernel.kernels), torch.zeros(()).to(x1))
         case ProductKernel():
@@ -101,6 +103,11 @@ def matrix(kernel: Kernel, x1: Tensor, x2: Tensor) -> Tensor:
             return kernel.outputscale[..., None, None] * math.prod(matrix(k, a, b) for k, a, b in parts)
         case _:
             return kernel(x1, x2).to_dense()
+
+
+def _whole(kernel: Kernel, x: Tensor) -> bool:
+    """Whether a kernel takes x (*b, n, d) as it is, all columns of it."""
+    return kernel.active_dims is None and not kernel.batch_shape and kernel.ard_num_dims in (None, x.shape[-1])
 
 
 def named_values(kernel: Kernel) -> dict[str, float | list[float]]:

@@ -170,7 +170,7 @@ class Objective:
         spread = noise if self.precision is None else noise * self.precision
         slope = self.slope(parameters, spread, mixing)
         shapes = np.array(mixing.score(slope.S, self.Y.numel())) if len(self.log_shapes) else np.empty(0)
-        return slope.value, self._theta(slope.kernel, slope.rows.sum().item(), shapes)
+        return slope.value, self._theta(slope.kernel, slope.noise, shapes)
 
     def slope(self, parameters: np.ndarray, spread: float | Tensor, mixing: Mixing) -> "Slope":
         """The log evidence and its derivatives, for noise variances `spread`, one number or one a row (n,)."""
@@ -187,20 +187,22 @@ class Objective:
         inverse = torch.cholesky_inverse(solver.factor)
         G = inverse.addmm_(alpha, alpha.mT, beta=-m / 2, alpha=-slope)
         rows = spread * G.diagonal()
+        noise = rows.sum().item()
         # tr(G A) in closed form spares a pass over K.
-        kernel = self.covariance.pull(G, -slope * S - 0.5 * n * m - rows.sum().item())
-        return Slope(value, S, kernel, rows)
+        kernel = self.covariance.pull(G, -slope * S - 0.5 * n * m - noise)
+        return Slope(value, S, kernel, rows, noise)
 
 
 @dataclass(frozen=True, eq=False)
 class Slope:
-    """The log evidence, the quadratic form S, and the derivatives in the kernel parameters (p,) and in the
-    logarithm of each row's noise variance (n,)."""
+    """The log evidence, the quadratic form S, and the derivatives in the kernel parameters (p,), in the logarithm of
+    each row's noise variance (n,), and in that of all of them together."""
 
     value: float
     S: float
     kernel: np.ndarray
     rows: Tensor
+    noise: float
 
 
 def _reach(reach: tuple[float, float], unit: float) -> tuple[float, float]:

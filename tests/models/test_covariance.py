@@ -81,3 +81,16 @@ def test_what_is_held_stays_within_its_bounds() -> None:
 )
 def test_a_scaled_kernel_sees_the_inputs_that_it_is_given(kernel: ScaleKernel) -> None:
     assert_close(matrix(kernel, X, X[:5]), kernel(X, X[:5]).to_dense(), rtol=1e-12, atol=0)
+
+
+def test_a_matrix_is_that_of_the_kernel_and_other_inputs_are_refused() -> None:
+    kernel = Matern(2.5, ard_num_dims=3)
+    kernel.lengthscale = torch.tensor([0.3, 0.7, 1.1])
+    generator = torch.Generator().manual_seed(0)
+    x1, x2 = torch.rand(2, 5, 3, generator=generator), torch.rand(4, 3, generator=generator)
+    for other in (x1, x2):
+        assert torch.equal(matrix(kernel, x1, other), kernel(x1, other).to_dense())
+    with pytest.raises(RuntimeError):  # one column must not stand for all three
+        matrix(kernel, x1[..., :1], x2[..., :1])
+    chosen = Matern(2.5, ard_num_dims=2, active_dims=(0, 2))
+    assert torch.equal(matrix(chosen, x1, x2), matrix(Matern(2.5, ard_num_dims=2), x1[..., [0, 2]], x2[..., [0, 2]]))
