@@ -34,6 +34,7 @@ ROUNDS = 20  # of continuous and discrete search in turn, and changes within one
 CHANGES = 200
 STRIDE = 3  # steps of a search, by REACH times whose gain it may still win if it is behind; one may be short by chance
 REACH = 2.0
+CLOSE = 0.05  # shares of the cube within which a search that is behind will end where the best one does
 GAIN = 1e-9  # of an acquisition's value below which a discrete change is none
 
 
@@ -119,7 +120,7 @@ class _Surface:
             ftol=1e-7,
             pgtol=1e-5,
             pass_batch_indices=True,
-            callback=_Leader(),
+            callback=_Leader(CLOSE if len(free) == X.shape[1] else 0.0),  # elsewhere held columns differ
         )
         moved = X.copy()
         moved[:, free] = np.clip(ends, 0.0, 1.0)
@@ -130,16 +131,24 @@ class _Surface:
 
 
 class _Leader:
-    """Ends a search that is behind the best one and would not catch up by REACH times what its last steps gained."""
+    """Ends a search that is behind the best one, and near it or out of its reach.
 
-    def __init__(self) -> None:
-        self.best, self.courses = math.inf, dict[int, list[float]]()
+    Within `close` of it in every column it would end where that one does; otherwise it must be able to catch up by
+    REACH times what its last steps gained.
+    """
+
+    def __init__(self, close: float) -> None:
+        self.best, self.where, self.close = math.inf, np.empty(0), close
+        self.courses = dict[int, list[float]]()
 
     def __call__(self, intermediate_result: OptimizeResult) -> None:
-        value = float(intermediate_result.fun)
-        course = self.courses.setdefault(id(intermediate_result.x), [])  # each search keeps its own array
+        value, x = float(intermediate_result.fun), intermediate_result.x
+        course = self.courses.setdefault(id(x), [])  # each search keeps its own array
         course.append(value)
-        self.best = min(self.best, value)
+        if value < self.best:
+            self.best, self.where = value, x.copy()
+        elif value > self.best and np.abs(x - self.where).max() < self.close:
+            raise StopIteration
         if len(course) > STRIDE and value - REACH * (course[-1 - STRIDE] - value) > self.best:
             raise StopIteration
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kernelfield.bo.improvement import Differentiable
-from kernelfield.bo.search import REACH, Budget, maximise
+from kernelfield.bo.search import CLOSE, REACH, Budget, _Surface, maximise
 from kernelfield.bo.space import Space
 
 
@@ -65,26 +65,41 @@ def test_values_that_are_no_numbers_are_passed_over() -> None:
     assert 0.45 < found.points[0, 0] <= 0.5
 
 
-def test_a_search_that_is_behind_ends_early_and_costs_the_best_one_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def valley(X: Tensor) -> Tensor:  # Rosenbrock's, where searches crawl for long
-        U = 4 * X - 2
-        return -(100 * (U[:, 1:] - U[:, :-1].square()).square() + (1 - U[:, :-1]).square()).sum(-1).log1p()
+def valley(X: Tensor) -> Tensor:
+    """Rosenbrock's, where searches crawl for long; its peak is at 3/4."""
+    U = 4 * X - 2
+    return -(100 * (U[:, 1:] - U[:, :-1].square()).square() + (1 - U[:, :-1]).square()).sum(-1).log1p()
 
-    def found(reach: float) -> tuple[int, float]:
+
+@pytest.mark.parametrize(("rule", "on", "off", "share"), [("REACH", REACH, math.inf, 0.8), ("CLOSE", CLOSE, 0.0, 0.95)])
+def test_a_search_that_is_behind_ends_early_and_costs_the_best_one_nothing(
+    rule: str, on: float, off: float, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernelfield.bo.search.CLOSE", 0.0)  # one rule at a time
+    monkeypatch.setattr("kernelfield.bo.search.REACH", math.inf)
+
+    def found(value: float) -> tuple[int, float]:
         sizes = []
 
         def counted(X: Tensor) -> Tensor:
             sizes.append(len(X) * X.requires_grad)
             return valley(X)
 
-        monkeypatch.setattr("kernelfield.bo.search.REACH", reach)
+        monkeypatch.setattr(f"kernelfield.bo.search.{rule}", value)
         space = Space.of({f"x{i}": (0.0, 1.0) for i in range(5)})
         ends = maximise(Differentiable(counted), space, near=np.empty((0, 5)), seed=0)
         return sum(sizes), ends.values[0]
 
-    (steps, best), (all_steps, best_of_all) = found(REACH), found(math.inf)
-    assert steps < 0.8 * all_steps
+    (steps, best), (all_steps, best_of_all) = found(on), found(off)
+    assert steps < share * all_steps
     assert best == pytest.approx(best_of_all, abs=1e-4)
+
+
+def test_searches_at_different_held_values_do_not_end_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernelfield.bo.search.REACH", math.inf)
+    surface = _Surface(Differentiable(lambda X: valley(X[:, :2]) - 1e-3 * X[:, 2]), torch.device("cpu"))
+    starts = np.array([[0.3, 0.6, 0.0], [0.3, 0.6, 1.0]])
+    assert surface.climb(starts, np.array([0, 1]), 100)[:, :2] == pytest.approx(0.75, abs=1e-3)
 
 
 def test_many_discrete_columns_are_climbed_value_by_value() -> None:
