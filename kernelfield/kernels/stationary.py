@@ -20,6 +20,7 @@ from gpytorch.kernels import Kernel
 from gpytorch.priors import LogNormalPrior, Prior
 from torch import Tensor
 
+from kernelfield.core.numerics import broadcast
 from kernelfield.linalg import profiles, radial
 from kernelfield.linalg.profiles import Profile
 from kernelfield.linalg.radial import Gram
@@ -92,7 +93,7 @@ class Stationary(Kernel):
         same = coincide(x1, x2)
         outputscale, shape = self.outputscale, self._shape()
         if diag and same:
-            batch = torch.broadcast_shapes(x1.shape[:-2], self.batch_shape)
+            batch = broadcast(x1.shape[:-2], self.batch_shape)
             return outputscale[..., None].expand(*batch, x1.shape[-2])
         z1 = x1 / self.lengthscale
         if same:

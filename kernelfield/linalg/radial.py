@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernelfield.core.numerics import broadcast
 from kernelfield.linalg.profiles import Profile
 
 TILE = 2**16  # elements: a few tiles of doubles fit into a core's second-level cache
@@ -49,7 +50,7 @@ class _Radial(torch.autograd.Function):
         ctx.save_for_backward(z1, z2, outputscale, shape)
         ctx.profile = profile
         distances = _Distances(z1, z2, profile)
-        batch = torch.broadcast_shapes(distances.batch, outputscale.shape, shape.shape if shape is not None else ())
+        batch = broadcast(distances.batch, outputscale.shape, torch.Size() if shape is None else shape.shape)
         K = z1.new_empty(*batch, distances.n1, distances.n2)
         log_scale, shape = outputscale.log()[..., None, None], _column(shape)
         for rows, columns in distances.tiles(batch):
@@ -103,7 +104,7 @@ class _Distances:
         self.symmetric, self.kinked = z2 is None, profile.kinked
         other = z1 if z2 is None else z2
         self.n1, self.n2 = z1.shape[-2], other.shape[-2]
-        self.batch = torch.broadcast_shapes(z1.shape[:-2], other.shape[:-2])
+        self.batch = broadcast(z1.shape[:-2], other.shape[:-2])
         centre = other.mean(-2, keepdim=True)
         root = profile.stretch**0.5
         self.first, self.second = (z1 - centre) * root, (other - centre) * root

@@ -49,6 +49,8 @@ class Trend:
         raw = _raw_basis(kind, X)
         if not raw.shape[1]:
             return cls(kind, X.new_empty(0, 0))
+        if kind == "constant":
+            return cls(kind, X.new_full((1, 1), len(X) ** -0.5))
         # Columns in very different units are no reason to drop one.
         size = raw.square().mean(0).sqrt()
         size = torch.where(size > 0, size, torch.ones_like(size))
@@ -125,6 +127,7 @@ class Objective:
         self.log_noise = math.log(noise)
         self.log_shapes = np.log(list(mixing.shapes.values())) if learn_mixing else np.empty(0)
         self.size = mean_square(self.Y, self.H)
+        self.inverse = self.Y.new_empty(len(self.Y), len(self.Y)).mT  # column by column, as LAPACK keeps it
 
     def bounds(self) -> list[tuple[float, float]]:
         box = self.covariance.bounds(self.size)
@@ -184,7 +187,7 @@ class Objective:
         value -= m * solver.factor.diagonal().log().sum().item() + 0.5 * n * m * math.log(2 * math.pi)
 
         alpha = solver.unwhiten(residual)
-        inverse = torch.cholesky_inverse(solver.factor)
+        inverse = torch.cholesky_inverse(solver.factor, out=self.inverse)
         G = inverse.addmm_(alpha, alpha.mT, beta=-m / 2, alpha=-slope)
         rows = spread * G.diagonal()
         noise = rows.sum().item()

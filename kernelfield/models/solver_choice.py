@@ -27,6 +27,7 @@ EVALUATIONS = 50  # of the evidence of all rows in a search from a good start
 BUDGET = {"cpu": 5e13, "cuda": 5e15}  # operations: half an hour at 3e10 a second, the rate of one core
 RANK = 1000  # of a preconditioner: 22 iterations at 20,000 rows where rank 100 takes 163, and 5% of the time to make
 LEAST_SHARE = 4  # rows for each column of its factor, below which the factor is nearly the matrix
+TRIFLE = 2**20  # bytes for which nobody looks up the free memory: that takes a hundredth of a fit of fifty rows
 COLUMNS = 256  # right-hand sides solved at once
 SINGLE_SHARE = 0.4  # of the free memory, for a factor in single precision
 STORED_SHARE = 0.5  # of the free memory, for the matrix in double precision and that factor
@@ -59,7 +60,8 @@ def choose(asked: Solver, n: int, *, searching: bool, bytes_each: int, device: t
         return Chosen(asked, "asked for")
     work = n**3 * (EVALUATIONS if searching else 1 / 3)
     budget = BUDGET.get(device.type, BUDGET["cuda"])
-    roomy = bytes_each * n * n <= MEMORY_SHARE * free_memory(device)
+    need = bytes_each * n * n
+    roomy = need <= TRIFLE or need <= MEMORY_SHARE * free_memory(device)
     if asked == "auto" and roomy and work <= budget:
         return Chosen("cholesky", f"{work:.1g} operations are within {budget:.1g}")
     require_iterative(n, device)

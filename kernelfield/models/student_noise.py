@@ -208,7 +208,7 @@ class Bound:
             slope = self.gaussian.slope(parameters, noise * self.spread * (-log_rows).exp(), Unit())
             value, in_nu = penalty(log_rows, nu, self.m)
             rows = -slope.rows - nu / 2 * torch.expm1(log_rows)
-            in_noise = slope.rows.sum().item()
+            in_noise = slope.noise
         prior, tilt = self.gaussian.covariance.log_prior(parameters)
         shared = [in_noise] * self.gaussian.learn + [in_nu] * self.learn_nu
         gradient = np.concatenate([slope.kernel + tilt, shared, self.unit * rows.cpu().double().numpy()])

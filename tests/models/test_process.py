@@ -1,6 +1,8 @@
 """Exact processes against scikit-learn, SciPy, dense algebra, refits and brute force."""
 
 import math
+import subprocess
+import sys
 
 import gpytorch
 import numpy as np
@@ -338,3 +340,17 @@ def test_a_sum_with_a_kernel_of_low_rank_is_factored_by_us_alone(data):
 def test_memory_for_the_distances_is_reckoned_where_one_input_is_all():
     one, two = (Process()._bytes_each(Data(torch.rand(5, d), torch.rand(5, 1))) for d in (1, 2))
     assert one == two + torch.get_default_dtype().itemsize
+
+
+def test_a_first_fit_and_prediction_do_without_sympy():
+    """Importing it takes ten times as long as they do, and torch.broadcast_shapes does so at its first call."""
+    script = (
+        "import sys, torch\n"
+        "from kernelfield.core.contracts import Data\n"
+        "from kernelfield.models.process import Process\n"
+        "X = torch.rand(9, 2)\n"
+        "fitted = Process(restarts=1).fit(Data(X, X[:, :1]), generator=torch.Generator())\n"
+        "fitted.posterior(X).variance\n"
+        "sys.exit('sympy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

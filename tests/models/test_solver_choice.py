@@ -105,3 +105,11 @@ def test_products_and_their_gradients_are_those_of_the_matrix(solver):
     torch.testing.assert_close(product(B), (K @ B).detach())
     for one, other in zip(product.pull(A, B), expect, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_nobody_looks_up_the_memory_for_a_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernelfield.models.solver_choice.free_memory", lambda device: 1 / 0)
+    small = {"searching": True, "bytes_each": 32, "device": torch.device("cpu")}
+    assert choose("auto", 100, **small).solver == "cholesky"
+    with pytest.raises(ZeroDivisionError):
+        choose("auto", 1_000, **small)
