@@ -224,7 +224,8 @@ def log_determinant(
     """log det A of a symmetric positive-definite A, known by `apply` (n, k) -> (n, k), for vectors like `like` (n,).
 
     steps : most products with A; fewer where the quadrature settles before. The error holds the
-    spread over the probes and what the last steps still changed. preconditioner : what it explains is
+    spread over the probes, widened to that of Student's t as there are few of them, what the last steps still
+    changed, and rounding. preconditioner : what it explains is
     neither iterated for nor left to chance. trace : tr A, or tr P^-1 A with a preconditioner
     (`LowRankPlusDiagonal.trace`), where it is known; what of the logarithm goes with it is then exact.
 
@@ -253,6 +254,7 @@ def log_determinant(
     off: list[Tensor] = []
     earlier = torch.full((probes,), math.inf).to(like)
     end = min(steps, n)
+    rounded = n * torch.finfo(like.dtype).eps  # of n logarithms
     check = min(5, max(1, end - 1))  # what the last of a few steps changes is seen too
     for step in range(1, end + 1):
         product = apply(vector)
@@ -264,16 +266,19 @@ def log_determinant(
         if step in (check, end):
             check += max(5, step // 4)  # so that looking costs less than stepping
             values = n * _quadrature(diagonal, off, None if trace is None else trace / n)
-            drift, error = (values - earlier).mean().abs(), values.std() / math.sqrt(probes)
+            # What probes - 1 degrees of freedom leave open: the standard deviation of Student's t, where it has one.
+            few = math.sqrt((probes - 1) / max(probes - 3, 1))
+            drift, error = (values - earlier).mean().abs(), few * values.std() / math.sqrt(probes)
             earlier = values
-            if drift <= SETTLED * error + n * torch.finfo(like.dtype).eps:
+            if drift <= SETTLED * error + rounded:
                 break
         off.append(length)
         # A probe whose space is exhausted goes on from zero, with no weight.
         alive = length > math.sqrt(torch.finfo(like.dtype).eps) * diagonal[0].abs() * 1e-4
         last, vector = vector, torch.where(alive, product / length, 0.0)
         off[-1] = torch.where(alive, length, 0.0)
-    return LogDeterminant(earlier.mean().item(), math.hypot(error.item(), drift.item() if drift.isfinite() else 0.0))
+    left = drift.item() if drift.isfinite() else 0.0
+    return LogDeterminant(earlier.mean().item(), math.hypot(error.item(), left, rounded))
 
 
 def signs(n: int, k: int, like: Tensor, generator: torch.Generator | None) -> Tensor:

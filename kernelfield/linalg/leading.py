@@ -8,12 +8,8 @@ their rows of C at the observed cells o make a factor F (n_o, r), and
 is near to A = scale * K[o, o] + diag(noise[o]) where kernels are smooth: what F leaves out is positive semidefinite
 and at most v_(r+1) on the whole grid. Neither the mask nor the noise needs any structure.
 
-The Kronecker solve S, at the separable noise nearest to the true one, is the better preconditioner where a kernel is
-rough. Where nothing is missing, with v and the noise in units of S's noise, the condition numbers are at most
-
-    P: 1 + v_(r+1) / min noise,    S: max noise / min noise,
-
-and their roots, times the operations of a step, choose between the two.
+Where nothing is missing its condition number is at most 1 + v_(r+1) / min noise. Where a kernel is rough `nearest` is
+the better preconditioner.
 """
 
 import math
@@ -21,31 +17,25 @@ import math
 import torch
 from torch import Tensor
 
-from kernelfield.linalg.kronecker import BLOCK, Kronecker, outer, put
+from kernelfield.linalg.kronecker import BLOCK, Kronecker, put
 from kernelfield.linalg.preconditioner import LowRankPlusDiagonal
 
 LEVEL = 1e-3  # of the noise: what is left out below it costs a step or two, and nothing of a determinant that shows
 RANK = 512  # the most eigenvectors
-CLOSE = 30.0  # of the noise: where more is left out the kernel is rough, and what is near a cell tells most of it
+CLOSE = 1.0  # of the noise: where more is left out, nearest cells tell more of it: see benchmarks/grids
 ROOM = 2**25  # numbers of F at most: 256 MB in double precision
 
 
 def leading(S: Kronecker, present: Tensor, spread: Tensor) -> LowRankPlusDiagonal | None:
-    """P at the cells `present` (n_o,) with noise `spread` (n_o,), or None where S is expected to be quicker.
+    """P at the cells `present` (n_o,) with noise `spread` (n_o,), or None where a kernel is rough.
 
     S is that of separable noise.
     """
-    assert isinstance(S.noise, tuple)
-    shares, ratio = (S.spectrum - 1).flatten(), spread / outer(S.noise).flatten()[present]
+    shares = (S.spectrum - 1).flatten()
     most = min(RANK, ROOM // len(present), len(present))
     top = shares.topk(min(most + 1, len(shares)))
     rank = min(int((top.values > LEVEL).sum()), most)
-    left = top.values[rank].item() if rank < len(top.values) else 0.0
-    if left > CLOSE:
-        return None
-    sizes, complete = sum(S.shape), len(present) == len(shares)
-    steps = math.sqrt(ratio.min().item() + left), math.sqrt(ratio.max().item())
-    if complete and steps[0] * (2 * sizes + 4 * rank) >= steps[1] * 6 * sizes:
+    if rank < len(top.values) and top.values[rank] > CLOSE:
         return None
     return LowRankPlusDiagonal(_factor(S, present, top.indices[:rank]), spread)
 

@@ -2,12 +2,15 @@
 
 Both are systems A = scale * K[o, o] + diag(noise[o]) at the observed cells o of a grid, next to the
 system S of a full grid. A method is exact where it factors a matrix, and iterative otherwise; then
-gradients come from random signs z on the whole grid,
+gradients come from random signs z,
 
-    E z (A~^-1 z - N z)' = A~^-1 - N,    A~^-1 = A^-1 padded with zeros,
+    E z (A~^-1 z - S^-1 z)' = A~^-1 - S^-1,    A~^-1 = A^-1 padded with zeros,
 
-which leaves to chance only what N, known exactly, has not explained. N is S^-1, or padded P^-1 where P, of
-the leading eigenvectors of S (see leading), is near to A.
+or, where P = L L', of the leading eigenvectors of S (see leading) or of nearest cells (see nearest), is near to A,
+
+    E (L^-T z) (L^-T (M^-1 z - z))' = A^-1 - P^-1,    M = L^-1 A L^-T,
+
+which leaves to chance only what S or P, known exactly, have not explained.
 """
 
 from abc import ABC, abstractmethod
@@ -19,16 +22,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kernelfield.linalg import cells
+from kernelfield.linalg import cells, leading, nearest
 from kernelfield.linalg.dense import Dense
 from kernelfield.linalg.iterative import (
     LogDeterminant,
     Solution,
+    conjugate_gradients,
     signs,
 )
 from kernelfield.linalg.kronecker import BLOCK, Kronecker, Pull, contract, khatri_rao, put
-from kernelfield.linalg.leading import moments_of_inverse
 from kernelfield.linalg.preconditioner import LowRankPlusDiagonal
+from kernelfield.linalg.sparse_factor import SparseFactor
 
 DENSE = 3000  # cells up to which a matrix between them is factored: seconds, and 72 MB in double precision
 
@@ -81,7 +85,7 @@ class Partial(ABC):
 
     @cached_property
     @abstractmethod
-    def near(self) -> LowRankPlusDiagonal | None:
+    def near(self) -> LowRankPlusDiagonal | SparseFactor | None:
         """P, where the method is iterative and quicker for it."""
 
     def solution(self, B: Tensor, start: Tensor | None = None) -> Solution:
@@ -132,8 +136,7 @@ class Partial(ABC):
         pulls = []
         for start in range(0, self.probes, group := max(1, BLOCK // n)):
             z = signs(n, min(group, self.probes - start), alpha, generator)
-            left = self.pad(self.solve(self.take(z))) - self._solve_nearby(z)
-            for one, other in zip(z.mT, left.mT, strict=True):
+            for one, other in zip(*self._pairs(z), strict=True):
                 a, b = S.rotate(one[:, None]), S.rotate(other[:, None])
                 parts = []
                 for bases, weighted in zip(known, kinds, strict=True):
@@ -146,21 +149,31 @@ class Partial(ABC):
     def _finish(self, parts: list[list[Tensor]], padded: Tensor, diagonal: Tensor, c: float, m: int) -> Pull:
         """A gradient from its moments, weighted and plain, and the diagonal (n,) of A~^-1."""
 
-    def _solve_nearby(self, z: Tensor) -> Tensor:
-        """N z (n, k)."""
-        return self.kronecker.solve(z) if self.near is None else self.pad(self.near.solve(self.take(z)))
+    def _pairs(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Two (q, n), for signs z (n, q), whose outer products have the mean A~^-1 - S^-1, or A^-1 - P^-1."""
+        S, near = self.kronecker, self.near
+        if near is None:
+            return z.mT, (self.pad(self.solve(self.take(z))) - S.solve(z)).mT
+        seen = self.take(z)
+        found = conjugate_gradients(
+            lambda V: near.whiten(self.multiply(near.unwhiten(V))), seen, tolerance=self.tolerance, steps=self.steps
+        )
+        return self.pad(near.unwhiten(seen)).mT, self.pad(near.unwhiten(found.X - seen)).mT
 
     def _diagonal_nearby(self) -> Tensor:
-        """The diagonal (n,) of N."""
+        """The diagonal (n,) of S^-1 or P^-1."""
         if self.near is None:
             return self.kronecker.inverse_diagonal()
-        return self.pad(self.near.inverse_diagonal[:, None])[:, 0]
+        return self.pad(self.near.inverse_diagonal()[:, None].to(self.spread))[:, 0]
 
     def _moments_nearby(self, weighted: bool) -> list[Tensor]:
-        """The moments (m_i, m_i) of N on each axis; see `Kronecker.moments`."""
+        """The moments (m_i, m_i) of S^-1 or P^-1 on each axis; see `Kronecker.moments`."""
         S = self.kronecker
-        if self.near is not None:
-            return moments_of_inverse(S, self.near, self.present)
+        match self.near:
+            case LowRankPlusDiagonal() as P:
+                return leading.moments_of_inverse(S, P, self.present)
+            case SparseFactor() as W:
+                return nearest.moments_of_inverse(S, W, self.present)
         inverse, weights = S.spectrum.reciprocal(), S.values if weighted else S.ones
         return [S.trace(axis, inverse, weights).diag() for axis in range(len(S.shape))]
 

@@ -17,7 +17,8 @@ the Woodbury identity in orthogonal form; it is accurate as F is graded, its col
 preconditioner ends conjugate gradients, so all of this is in double precision, whatever the vectors are.
 
 Grids have a better preconditioner, the Kronecker product itself at separable noise: `kronecker.Kronecker`,
-which answers the same questions (`iterative.Preconditioner`), or its leading eigenvectors: `leading`.
+which answers the same questions (`iterative.Preconditioner`), its leading eigenvectors (`leading`) or its
+nearest cells (`nearest`).
 
 Sources: Chen, Epperly, Tropp & Webber (2025), Randomly pivoted Cholesky; Epperly, Tropp & Webber (2024), Embrace
 rejection: kernel matrix approximation by accelerated randomly pivoted Cholesky; Harbrecht, Peters & Schneider
@@ -297,7 +298,6 @@ class LowRankPlusDiagonal:
         """The diagonal (n,) of P."""
         return self.F.double().square().sum(1) + self.spread
 
-    @property
     def inverse_diagonal(self) -> Tensor:
         """The diagonal (n,) of P^-1."""
         return 1 / self.spread - self.columns.square().sum(1)

@@ -1,9 +1,10 @@
 """Grids whose noise differs from cell to cell: A = scale * K[o, o] + diag(noise[o]), o the observed cells.
 
 `Uneven` factors A up to DENSE cells (`observed`) and iterates otherwise (`iterative`): conjugate gradients,
-preconditioned by the leading eigenvectors of the grid with the true noise (see leading) or, where kernels are rough,
-by the full grid's S at the separable noise nearest to the true one in least squares of its logarithm (the geometric
-mean times a factor for each axis).
+preconditioned by the leading eigenvectors of the grid with the true noise (see leading); where kernels are rough, by
+what a cell's nearest tell of it (see nearest); or, where nothing is missing and noise is nearly separable, by the full
+grid's S at the separable noise nearest to the true one in least squares of its logarithm (the geometric mean times a
+factor for each axis).
 """
 
 from collections.abc import Sequence
@@ -16,10 +17,13 @@ from torch import Tensor
 from kernelfield.linalg.iterative import LogDeterminant, Preconditioner, Solution, conjugate_gradients, log_determinant
 from kernelfield.linalg.kronecker import Kronecker, Pull, outer
 from kernelfield.linalg.leading import leading
+from kernelfield.linalg.nearest import nearest
 from kernelfield.linalg.partial import DENSE, Method, Partial, block_of, checked_mask, pull_block, seed_of
 from kernelfield.linalg.preconditioner import LowRankPlusDiagonal
+from kernelfield.linalg.sparse_factor import SparseFactor
 
 SURE = 0.1  # nats: a larger error of a determinant is worth the columns of products that its trace takes
+EVEN = 1.5  # times the least noise, in units of the separable one: a few steps with S
 SWEEPS = 30  # of fitting log noise by one vector an axis; one is enough where nothing is missing
 
 
@@ -65,23 +69,34 @@ class Uneven(Partial):
         return cls(kronecker, observed, spread, method, block, tolerance, steps, probes, seed_of(generator))
 
     @cached_property
-    def near(self) -> LowRankPlusDiagonal | None:
-        return None if self.block is not None else leading(self.kronecker, self.present, self.spread)
+    def near(self) -> LowRankPlusDiagonal | SparseFactor | None:
+        S, ratio = self.kronecker, self.spread / self._even
+        if self.block is not None or (not len(self.absent) and ratio.max() <= EVEN * ratio.min()):
+            return None
+        return leading(S, self.present, self.spread) or nearest(S, self.observed, self.spread)
+
+    @property
+    def _even(self) -> Tensor:
+        """The separable noise (n_o,)."""
+        assert isinstance(self.kronecker.noise, tuple)
+        return self.take(outer(self.kronecker.noise).reshape(-1, 1))[:, 0]
 
     @cached_property
     def determinant(self) -> LogDeterminant:
         if self.block is not None:
             return LogDeterminant(self.block.logdet().item())
-        S, root, near = self.kronecker, self.spread.sqrt()[:, None], self.near
-        if near is None and len(self.absent):
-            # Where cells are missing, S has no root among the observed ones.
-            near = LowRankPlusDiagonal(root[:, :0], self.spread)
-        found = self._quadrature(near or S)
-        if near is None or not near.F.shape[1] or found.error < SURE:
+        S, near = self.kronecker, self.near
+        match near:
+            case None:  # tr S^-1 A, of S^-1 times what the noise has more than that of S
+                more = self.spread - self._even
+                return self._quadrature(S, len(more) + (S.inverse_diagonal() * more).sum().item())
+            case SparseFactor():
+                return self._quadrature(near, float(len(self.spread)))
+        found = self._quadrature(near)
+        if not near.F.shape[1] or found.error < SURE:
             return found
         diagonal = self.take(S.scale * outer([K.diagonal() for K in S.factors]).reshape(-1, 1))[:, 0] + self.spread
-        # Where eigenvalues spread far, their logarithms have little to do with their sum.
-        return min(found, self._quadrature(near, near.trace(self.multiply, diagonal)), key=lambda one: one.error)
+        return self._quadrature(near, near.trace(self.multiply, diagonal))
 
     def _quadrature(self, near: Preconditioner, trace: float | None = None) -> LogDeterminant:
         return log_determinant(

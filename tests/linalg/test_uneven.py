@@ -1,11 +1,14 @@
 """Grids whose noise differs from cell to cell; what they share with missing cells is in test_latent."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from kernelfield.linalg.nearest import nearest
+from kernelfield.linalg.sparse_factor import SparseFactor
 from kernelfield.linalg.uneven import Uneven
 from tests.linalg.grids import dense_gradient, kron, stationary, symmetric
 
@@ -48,20 +51,66 @@ def test_leading_eigenvectors_leave_next_to_nothing_of_a_smooth_grid(share):
 
 def test_the_trace_tells_most_of_what_a_few_eigenvectors_leave(monkeypatch):
     monkeypatch.setattr("kernelfield.linalg.leading.RANK", 200)
+    monkeypatch.setattr("kernelfield.linalg.leading.CLOSE", math.inf)
     factors, spread, observed, solver = record((25, 25), 0.4, "matern12", 0.3, noise=0.03)
-    seen = observed.flatten()
-    exact = torch.logdet((1.3 * kron(factors) + spread.flatten().diag())[seen][:, seen]).item()
+    exact = log_determinant(factors, spread, observed)
     determinant = solver.determinant
-    assert solver.near is not None and abs(determinant.value - exact) < 6 * determinant.error
+    assert solver.near.F.shape[1] == 200 and abs(determinant.value - exact) < 6 * determinant.error
     monkeypatch.setattr("kernelfield.linalg.uneven.SURE", math.inf)
     blind = record((25, 25), 0.4, "matern12", 0.3, noise=0.03)[-1].determinant
     assert abs(blind.value - exact) < 6 * blind.error and determinant.error < blind.error / 3
 
 
-def test_rough_grids_and_noise_that_is_nearly_separable_keep_the_kronecker_solve():
-    assert record((40, 40), 0.3, "matern12", 0.3, noise=1e-4)[-1].near is None
-    factors = [stationary(9, 0.3), stationary(8, 0.2)]
-    assert Uneven.of(factors, torch.full((9, 8), 0.1)).near is None
+def log_determinant(factors, spread, observed):
+    seen = observed.flatten()
+    return torch.logdet((1.3 * kron(factors) + spread.flatten().diag())[seen][:, seen]).item()
+
+
+def test_the_nearest_cells_tell_a_rough_grid(monkeypatch):
+    """Solve and gradient as dense algebra has them, in few products, and what is said of the error is so."""
+    factors, spread, observed, solver = record((22, 22), 0.4, "matern12", 0.3, noise=0.01)
+    seen = observed.flatten()
+    A = (1.3 * kron(factors) + spread.flatten().diag())[seen][:, seen]
+    assert isinstance(solver.near, SparseFactor)
+    Y = torch.randn(len(A), 2)
+    found = solver.solution(Y)
+    assert found.iterations <= 15
+    assert_close(found.X, torch.linalg.solve(A, Y), rtol=0, atol=1e-6)
+    determinant = solver.determinant
+    assert determinant.error < 0.01
+    assert abs(determinant.value - torch.logdet(A).item()) < 6 * determinant.error
+    by_factors, by_scale, by_noise = dense_gradient(factors, spread, 1.3, observed, Y, c=0.7)
+    pull = solver.pull(found.X, c=0.7)
+    # Traces are means over 16 random vectors of what the nearest cells leave.
+    for mine, wanted in zip(pull.factors, by_factors, strict=True):
+        assert_close(symmetric(mine), symmetric(wanted), rtol=0, atol=1e-2 * wanted.abs().max().item())
+    assert_close(pull.scale, by_scale, rtol=1e-3, atol=0)
+    assert_close(pull.noise, by_noise[0], rtol=0, atol=1e-2 * by_noise[0].abs().max().item())
+
+
+def test_a_standard_error_is_one_over_many_seeds(monkeypatch):
+    """Where few neighbours leave much, so that chance is all that parts the determinant from its value."""
+    monkeypatch.setattr("kernelfield.linalg.leading.RANK", 4)
+    monkeypatch.setattr("kernelfield.linalg.uneven.nearest", partial(nearest, neighbours=10))
+    factors, observed = [stationary(12, 0.4, "matern12")] * 2, torch.ones(12, 12, dtype=torch.bool)
+    ratios = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        spread, generator = 0.3 * torch.randn(12, 12).exp(), torch.Generator().manual_seed(seed)
+        determinant = Uneven.of(factors, spread, 1.3, generator=generator).determinant
+        ratios.append((determinant.value - log_determinant(factors, spread, observed)) / determinant.error)
+    # The root of the mean of 40 squares has a standard error of 1 / sqrt(80).
+    assert abs(torch.tensor(ratios).square().mean().sqrt().item() - 1) < 4 / math.sqrt(80)
+
+
+def test_noise_that_is_nearly_separable_keeps_the_kronecker_solve():
+    factors, observed = [stationary(9, 0.3), stationary(8, 0.2)], torch.ones(9, 8, dtype=torch.bool)
+    spread = 0.1 * torch.rand(9)[:, None].add(1) * torch.rand(8).add(1) * torch.rand(9, 8).mul(0.1).add(1)
+    solver = Uneven.of(factors, spread, 1.3)
+    assert solver.near is None
+    # The trace is known: of the logarithms it leaves the square of what noise and separable noise differ by.
+    wrong = solver.determinant.value - log_determinant(factors, spread, observed)
+    assert abs(wrong) < 6 * solver.determinant.error and solver.determinant.error < 1e-3
 
 
 def test_a_kernel_below_the_noise_leaves_the_noise_alone():
