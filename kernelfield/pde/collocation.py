@@ -35,7 +35,7 @@ from kernelfield.pde.points import Points, place, weak_norm
 from kernelfield.pde.problem import HIGHEST, Orders, Problem, Unknown, evaluate
 from kernelfield.pde.rows import Part, Rows, variances
 from kernelfield.pde.solution import Estimate, Solution
-from kernelfield.pde.unknowns import Averaged, covariance_of, estimates
+from kernelfield.pde.unknowns import Averaged, covariance_of, doubts, estimates
 
 STEPS = 40  # of the search for hyperparameters; the seeds are near
 START = 1e-10  # noise variance of an equation at the start, relative to that of its rows
@@ -147,7 +147,7 @@ def solve_collocation(
     setting = settle(problem, grid, observations, device)
     with threads_for(len(setting.points.interior)):
         best = search(setting, setting.equation(), kernel=kernel, steps=steps)
-        representation, learned = representations(setting, best.system)
+        representation, learned, doubtful = representations(setting, best.system)
         condition = best.system.condition
     return Solution(
         problem.settled(best.system.kernel.unknowns),
@@ -157,19 +157,20 @@ def solve_collocation(
         time.perf_counter() - began,
         best.relative,
         best.history,
-        message=f"expected error of u {best.weak:.2g}, from the residual between the points",
+        message=f"expected error of u {best.weak:.2g}, from the residual between the points{doubtful}",
         estimates=learned,
     )
 
 
-def representations(setting: Setting, system: System) -> tuple[Conditioned | Averaged, Mapping[str, Estimate]]:
-    """The law of the solution, averaged over unknown coefficients if there are any, and what is known of these."""
+def representations(setting: Setting, system: System) -> tuple[Conditioned | Averaged, Mapping[str, Estimate], str]:
+    """The law of the solution, averaged over unknown coefficients if there are any, these, and doubts about them."""
     given = _conditioned(setting, system)
     if not setting.problem.unknowns:
-        return given, {}
+        return given, {}, ""
     evidence = _evidence(setting, system.rows, system.kernel)
     covariance = covariance_of(evidence)
-    return Averaged.of(given, evidence, covariance), estimates(evidence, covariance)
+    learned = estimates(evidence, covariance)
+    return Averaged.of(given, evidence, covariance), learned, doubts(system, evidence, learned)
 
 
 def _conditioned(setting: Setting, system: System) -> Conditioned:

@@ -87,7 +87,7 @@ def solve_newton(
             if path.converged and relative < GOOD:
                 break
         _, relative, name, path = min(found, key=lambda one: one[:2])
-        representation, learned = representations(setting, path.system)
+        representation, learned, doubtful = representations(setting, path.system)
         condition = path.system.condition
     message = f"{len(path.history) - 1} Gauss-Newton steps"
     if not path.converged:
@@ -105,7 +105,7 @@ def solve_newton(
         relative,
         path.history,
         path.converged,
-        message,
+        message + doubtful,
         learned,
     )
 

@@ -15,7 +15,7 @@ from kernelfield.pde.likelihood import Evidence, Kernel, System
 from kernelfield.pde.problem import Problem, Term, Unknown
 from kernelfield.pde.rows import Part, Rows
 from kernelfield.pde.solve import solve
-from kernelfield.pde.unknowns import Averaged, covariance_of, estimates
+from kernelfield.pde.unknowns import Averaged, covariance_of, doubts, estimates
 
 
 def swing(t):
@@ -135,6 +135,49 @@ def test_a_coefficient_between_bounds_that_meet_is_known():
     alone = covariance_of(Evidence(kernel, evidence.rows, [0, 1], nearly, given=1))
     assert estimates(evidence, covariance)["b"].std == 0
     assert covariance[0, 0] == pytest.approx(alone[0, 0], rel=1e-3)
+
+
+class Curve:
+    """An evidence of one unknown that is known in nats, with its slope by differences."""
+
+    def __init__(self, nats, start, low=-math.inf, high=math.inf):
+        self.nats, self.count, self.free = nats, 7, (Unknown("k", start, low, high),)
+        self.start = np.array([start])
+
+    def __call__(self, theta):
+        k, h = float(theta[0]), 1e-6
+        slope = (self.nats(k + h) - self.nats(k - h)) / (2 * h)
+        return self.nats(k) / self.count, np.array([slope / self.count])
+
+
+def test_where_the_evidence_does_not_curve_a_standard_deviation_is_where_it_falls_by_half_a_nat():
+    normal = covariance_of(Curve(lambda k: (k - 2.0) ** 2 / (2 * 0.3**2), 2.0))
+    assert math.sqrt(normal[0, 0]) == pytest.approx(0.3, rel=1e-6)
+    # A double well, from the hump between: half a nat up at k^4 - k^2 = 0.5.
+    hump = covariance_of(Curve(lambda k: k**4 - k**2, 0.0))
+    assert math.sqrt(hump[0, 0]) == pytest.approx(math.sqrt((1 + 3**0.5) / 2), rel=0.02)
+    flat = covariance_of(Curve(lambda k: math.exp(-(k**2)), 9.0))
+    assert math.sqrt(flat[0, 0]) > 1e3
+
+
+def test_what_the_observations_do_not_tell_is_said():
+    rows, kernel = spring_rows(a=18.0, b=18.0)
+    evidence = Evidence(kernel, rows, [0, 1], [Unknown("a", 18.0), Unknown("b", 18.0)], given=1)
+    found = estimates(evidence, covariance_of(evidence))
+    assert "do not tell a (standard deviation" in doubts(System.of(kernel, rows), evidence, found)
+    rows, kernel = spring_rows(k=36.0)
+    evidence = Evidence(kernel, rows, [0, 1], [Unknown("k", 36.0)], given=1)
+    found = estimates(evidence, covariance_of(evidence))
+    assert doubts(System.of(kernel, rows), evidence, found) == ""
+
+
+def test_a_start_too_far_is_said_to_leave_the_observations_to_noise():
+    t = 3 * torch.rand(12, 1, generator=torch.Generator().manual_seed(0))
+    operator = (Term(1.0, (2,)), Term(Unknown("k", 100.0), (0,)))
+    spring = Problem("spring", ((0.0, 3.0),), operator, lambda X: 0 * X[:, 0], lambda X: (6 * X[:, 0]).sin())
+    solution = solve(spring, grid=40, steps=20, observations=Data(t, (6 * t).sin()))
+    assert abs(solution.estimates["k"].value - 36) > 10
+    assert "the start of k was too far, and Unknown(..., low=, high=) is searched" in solution.message
 
 
 def single_of(kernel):
