@@ -149,19 +149,22 @@ class Smooth(Activation):
         positive = both > 0
         some = bool(positive.all())
         after = torch.rsub(self.value(before) / (both if some else torch.where(positive, both, 1)), 1) * 0.5
-        near = after < torch.finfo(after.dtype).eps ** NEAR
-        if FEW * int(near.sum()) > near.numel():
-            after = torch.where(near, self._close(before, both), after)
-        elif near.any():
-            places = near.nonzero(as_tuple=True)
-
-            def chosen(t: Tensor) -> Tensor:
-                return t.expand(near.shape)[places]
-
-            close = Pair(chosen(before.haversine), chosen(before.std1), chosen(before.std2))
-            after = after.index_put(places, self._each(chosen)._close(close, chosen(both)))
-        after = after.clamp(0, 1)
+        after = self.mended(after, before, both, after.detach() < torch.finfo(after.dtype).eps ** NEAR).clamp(0, 1)
         return after if some else torch.where(positive, after, 0)
+
+    def mended(self, after: Tensor, before: Pair, both: Tensor, near: Tensor) -> Tensor:
+        """e', those of near pairs computed again by the second line of the module docstring."""
+        if not near.any():
+            return after
+        if FEW * int(near.sum()) > near.numel():
+            return torch.where(near, self._close(before, both), after)
+        places = near.nonzero(as_tuple=True)
+
+        def chosen(t: Tensor) -> Tensor:
+            return t.expand(near.shape)[places]
+
+        close = Pair(chosen(before.haversine), chosen(before.std1), chosen(before.std2))
+        return after.index_put(places, self._each(chosen)._close(close, chosen(both)))
 
     def _close(self, before: Pair, both: Tensor) -> Tensor:
         """e' by the second line of the module docstring, where outputs nearly coincide; both is a' b'."""

@@ -19,15 +19,16 @@ Sources: Lee et al. (2018), eq. (4)-(5); Jacot et al. (2018), theorem 1; Sohl-Di
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.parameter import UninitializedParameter
 
 from kernelfield.nets.algebra import Layer, hypotenuse
 from kernelfield.nets.points import Points
-from kernelfield.nets.state import CovState, Wanted
+from kernelfield.nets.state import CovState, Wanted, summed
 
 Scale = float | Tensor
 UNKNOWN = -1  # a number of inputs that only the first of them show, as behind Flatten
@@ -89,8 +90,7 @@ def affine(state: CovState, w: Scale, b: Scale | None, fan_in: float | None) -> 
     if biased(b):
         first, second = turn(std1, b), turn(std2, b)
         std1, std2 = first.std, second.std
-        between = torch.addcmul(first.sin * second.cos, first.cos, second.sin, value=-1)
-        haversine = torch.addcmul(haversine * first.share * second.share, between, between)
+        haversine = _Turned.apply(haversine, first.share, first.sin, first.cos, second.share, second.sin, second.cos)
     after = state.with_std(std1, std2, haversine, None)
     if state.tangent is None:
         return after
@@ -122,6 +122,39 @@ def turn(std: Tensor, b: Scale) -> Turn:
     share, bias = std / total, b / total
     half = ((1 + share) / 2).sqrt()
     return Turn(total, share, bias, bias / (2 * half), half)
+
+
+class _Turned(torch.autograd.Function):
+    """e cos phi_i cos phi_j + sin^2((phi_i - phi_j) / 2), without an array of pairs for the slope in each number."""
+
+    @staticmethod
+    def forward(ctx: Any, e: Tensor, *sides: Tensor) -> Tensor:
+        share1, _, _, share2, _, _ = sides
+        ctx.save_for_backward(e, *sides)
+        between = _between(*sides)
+        return (e * share1 * share2).addcmul_(between, between)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        e, *sides = ctx.saved_tensors
+        share1, sin1, cos1, share2, sin2, cos2 = sides
+        by_between = (grad * _between(*sides)).mul_(2)
+        by_both = grad * e
+        return (
+            (grad * share1).mul_(share2).sum_to_size(e.shape),
+            summed(by_both, share2, share1),
+            summed(by_between, cos2, sin1),
+            -summed(by_between, sin2, cos1),
+            summed(by_both, share1, share2),
+            -summed(by_between, cos1, sin2),
+            summed(by_between, sin1, cos2),
+        )
+
+
+def _between(share1: Tensor, sin1: Tensor, cos1: Tensor, share2: Tensor, sin2: Tensor, cos2: Tensor) -> Tensor:
+    """sin((phi_i - phi_j) / 2)."""
+    return (sin1 * cos2).addcmul_(cos1, sin2, value=-1)
 
 
 def _weighted(state: CovState, w: tuple[Scale, ...]) -> CovState:

@@ -21,7 +21,7 @@ from kernelfield.nets.state import CovState, Wanted
 
 Kind = Literal["nngp", "ntk"]
 KINDS = ("nngp", "ntk")
-TILE = 2**16  # pairs: fewer would cost more in calls than they save in the caches
+TILE = 2**17  # pairs: fewer would cost more in calls than they save in the caches
 SPACE_TILE = 2**18  # pairs of positions: with fewer, rows of points are short and operations small
 
 

@@ -23,12 +23,15 @@ Neural Networks", table 1 (sin, cos, erf); Rahimi & Recht (2007) (sin with a ran
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from kernelfield.nets.activation import Activation, Pair, Smooth
-from kernelfield.nets.state import CovState
+from kernelfield.nets.points import NEAR
+from kernelfield.nets.state import CovState, summed
 
 Number = float | Tensor
 NO_NETWORK = "ExpNormalized is the dual of no elementwise function: use Exp or Rbf where a finite network is needed"
@@ -56,8 +59,71 @@ class Erf(Smooth):
     def slope(self, pair: Pair) -> Tensor:
         return (4 / math.pi) * self.a**2 * self.b**2 * self._determinant(pair).rsqrt()
 
+    def rule(self, state: CovState) -> CovState:
+        first, second = _Share.of(self, state.std1), _Share.of(self, state.std2)
+        present = bool((first.std > 0).all() and (second.std > 0).all())
+        if state.tangent is not None or not _is_zero(self.c) or not present:
+            return super().rule(state)
+        e = _Arc.apply(state.haversine, first.share, first.gain, second.share, second.gain, first.rest, second.rest)
+        near = (e.detach() < torch.finfo(e.dtype).eps ** NEAR) & (e.detach() > 0)
+        e = self.mended(e, Pair(state.haversine, state.std1, state.std2), first.std * second.std, near)
+        return state.with_std(first.std, second.std, e, None)
+
     def _determinant(self, pair: Pair) -> Tensor:
         return 1 + 2 * self.b**2 * (pair.var1 + pair.var2) + 4 * self.b**4 * pair.gap
+
+
+class _Share(NamedTuple):
+    """What an error function makes of points of a given size: tau = a^2 (2 / pi) asin(t_i t_j rho)."""
+
+    share: Tensor  # t, t^2 = 2 b^2 p / (1 + 2 b^2 p)
+    rest: Tensor  # 1 - t^2
+    std: Tensor  # of the outputs
+    gain: Tensor  # |a| / (std sqrt pi), which does not depend on a
+
+    @classmethod
+    def of(cls, activation: Erf, std: Tensor) -> "_Share":
+        square = (2 * activation.b**2) * std.square()
+        rest = 1 / (1 + square)
+        square = square * rest
+        unit = torch.atan2(square, (rest * (1 + square)).sqrt()).sqrt()  # rest * (1 + square) is 1 - square^2
+        return cls(square.sqrt(), rest.detach(), unit * (2 / math.pi * activation.a**2) ** 0.5, 0.5**0.5 / unit)
+
+
+class _Arc(torch.autograd.Function):
+    """e' = 1 / 2 - k_i k_j asin(r), r = (1 - 2 e) t_i t_j, for shares t and gains k; see `_Share`.
+
+    1 - r^2 is a sum of positive terms, 1 - t_i^2 + t_i^2 (1 - t_j^2) + 4 e (1 - e) t_i^2 t_j^2.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, e: Tensor, t1: Tensor, k1: Tensor, t2: Tensor, k2: Tensor, rest1: Tensor, rest2: Tensor
+    ) -> Tensor:
+        square1, both = t1.square(), t1 * t2
+        product = torch.addcmul(e, e, e, value=-1) * (4 * square1)
+        square = torch.addcmul(torch.addcmul(rest1, square1, rest2), product, t2.square())
+        inverse = square.rsqrt()
+        angle = torch.atan2(torch.addcmul(both, e, both, value=-2), square.mul_(inverse))
+        after = torch.addcmul(e.new_full((), 0.5), angle.mul_(k1), k2, value=-1)
+        after.clamp_(torch.finfo(e.dtype).tiny, 1)  # zero is left for what is exactly zero
+        meets = product == 0
+        if meets.any():  # a point with itself or its opposite
+            after = torch.where(meets & (t1 == t2), e, after)
+        ctx.save_for_backward(e, inverse, after, t1, k1, t2, k2)
+        return after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        e, inverse, after, t1, k1, t2, k2 = ctx.saved_tensors
+        by_r = grad * inverse
+        by_e = (by_r * (2 * k1 * t1)).mul_(k2 * t2).sum_to_size(e.shape)
+        by_both = by_r.addcmul_(by_r, e, value=-2)
+        by_t1, by_t2 = -k1 * summed(by_both, k2 * t2, t1), -k2 * summed(by_both, k1 * t1, t2)
+        angle = (0.5 - after).mul_(grad)  # k_i k_j asin(r), and the gradient
+        by_k1, by_k2 = -summed(angle, torch.ones_like(k2), k1) / k1, -summed(angle, torch.ones_like(k1), k2) / k2
+        return by_e, by_t1, by_k1, by_t2, by_k2, None, None
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,15 @@ def merge(states: Sequence[CovState], rule: Callable[[Sequence[CovState]], CovSt
     return replace(joined, first=replace(joined.first, own=first), second=replace(joined.second, own=second))
 
 
+def summed(values: Tensor, weights: Tensor, like: Tensor) -> Tensor:
+    """Values of pairs times weights of one side, summed to the shape of a quantity of the other."""
+    if like.shape[-1] == 1 and weights.shape[-2] == 1:
+        return (values @ weights.expand(*weights.shape[:-1], values.shape[-1]).mT).sum_to_size(like.shape)
+    if like.shape[-2] == 1 and weights.shape[-1] == 1:
+        return (weights.expand(*weights.shape[:-2], values.shape[-2], 1).mT @ values).sum_to_size(like.shape)
+    return (values * weights).sum_to_size(like.shape)
+
+
 def _zero(haversine: Tensor, wanted: Wanted) -> Tensor | None:
     return torch.zeros_like(haversine) if wanted.tangent else None
 

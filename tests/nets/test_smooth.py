@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from kernelfield.nets.activation import Pair, Smooth
 from kernelfield.nets.dense import Dense
 from kernelfield.nets.gram import gram
 from kernelfield.nets.points import Points
 from kernelfield.nets.smooth import Cos, Erf, Exp, ExpNormalized, Gaussian, Rbf, SigmoidLike, Sin
+from kernelfield.nets.state import CovState, Side
 
 
 def test_rbf_is_the_squared_exponential_kernel():
@@ -72,3 +74,35 @@ def test_large_waves_do_not_overflow():
 def test_scales_are_positive_floats():
     assert (Erf() >> Sin(1.5, 0.5, 0.25) >> SigmoidLike() >> Rbf(2.0)).scales() == [1.5, 0.5, 0.25, 2.0]
     assert Gaussian(1.3, -0.5).scales() == [1.3]
+
+
+SIDES = {"pairs": ((3, 1), (1, 4), (3, 4)), "in batches": ((2, 3, 1), (2, 1, 4), (2, 3, 4)), "paired": ((5, 1),) * 3}
+
+
+@pytest.mark.parametrize("shapes", SIDES.values(), ids=SIDES)
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_the_arc_of_an_error_function_and_its_slopes_are_those_of_its_dual(shapes, size):
+    draw = torch.Generator().manual_seed(0)
+    std1, std2, e = (0.05 + 0.9 * torch.rand(shape, generator=draw) for shape in shapes)
+    leaves = [t.requires_grad_() for t in (size * std1, size * std2, e, torch.tensor(1.3), torch.tensor(0.7))]
+    pull, found = torch.randn(shapes[2], generator=draw), []
+    for rule in (Erf.rule, Smooth.rule):
+        after = rule(Erf(*leaves[3:]), CovState(leaves[2], None, Side(leaves[0]), Side(leaves[1])))
+        total = (after.haversine * pull).sum() + after.std1.sum() + 2 * after.std2.sum()
+        found.append((after.haversine, after.std1, after.std2, *torch.autograd.grad(total, leaves)))
+    for ours, theirs in zip(*found, strict=True):
+        assert_close(ours, theirs, rtol=1e-8, atol=1e-8 * theirs.abs().max().item())
+
+
+def test_an_error_function_of_near_points_keeps_their_digits():
+    std = torch.full((1, 1), 0.8)
+    for e in (0.0, 1e-25, 1e-12, 1e-8):
+        after = Erf().rule(CovState(torch.full_like(std, e), None, Side(std), Side(std)))
+        slope = Erf().slope(Pair(0 * std, std, std)) * std**2 / Erf().variance(std)
+        assert_close(after.haversine, e * slope, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("activation", [Erf(b=0.0), Erf(a=0.0), Erf()], ids=str)
+def test_an_error_function_that_is_switched_off_or_sees_nothing_is_nothing(activation):
+    x = torch.ones(2, 3) if activation != Erf() else torch.zeros(2, 3)
+    assert_close(gram(Dense() >> activation >> Dense(), Points(x)), torch.zeros(2, 2))

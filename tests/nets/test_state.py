@@ -6,7 +6,7 @@ from kernelfield.nets.dense import Dense
 from kernelfield.nets.points import Points
 from kernelfield.nets.positions import matching
 from kernelfield.nets.rectifiers import Relu
-from kernelfield.nets.state import CovState, Wanted
+from kernelfield.nets.state import CovState, Wanted, summed
 
 SHAPES = {0: (), 1: (4,), 2: (3, 4)}
 
@@ -90,3 +90,10 @@ def test_a_pair_coincides_where_input_and_position_do():
     assert twice.sum() == 12 * 2
     assert matching(twice, 2)[..., same].all()
     assert torch.equal(CovState(s.haversine, None, s.first, s.second, 2, False, same=same).coincident, same)
+
+
+@pytest.mark.parametrize("one", [(3, 1), (2, 3, 1), (1, 4), (3, 4), (1, 1)])
+@pytest.mark.parametrize("other", [(1, 4), (2, 1, 4), (3, 1), (2, 3, 1), (3, 4), (1, 1)])
+def test_sums_of_pairs_have_the_shape_of_a_side(one, other):
+    values, weights, like = torch.randn(2, 3, 4), torch.randn(other), torch.empty(one)
+    assert_close(summed(values, weights, like), (values * weights).sum_to_size(one))
