@@ -31,7 +31,7 @@ FAINT = 1e-7  # of the largest amplitude of the solution: parts that are left ou
 TOP = 1e-3  # of the largest amplitude of the source: parts that the grid must resolve
 RESONANT = 0.05  # of the sum of the moduli of its terms: a symbol that counts as vanishing
 COMBINATIONS = 200  # of frequencies of other axes with which a vanishing symbol is looked for
-NOTHING = 1e-10  # of what the boundary values would need: a source that is rounding
+NOTHING = 1e-10  # of what the boundary values would need: a source that is rounding; of a mean: waves that are
 LINES, SAMPLES = 8, 4096  # lines across the domain along each axis, and points on each
 OVERSAMPLING = 2.0  # nodes in the shortest period of the data, over the two that Nyquist asks for
 MARGIN = 4.0  # periods an axis that are resolved in any case, before oversampling
@@ -125,8 +125,10 @@ def _slower(problem: Problem, along: int, across: int) -> float:
 
 
 def _windowed(values: Tensor, dims: Sequence[int]) -> Tensor:
-    """The Fourier transform along dims of values less their mean, under the window."""
+    """The Fourier transform along dims of values less their mean, under the window; zero where that is rounding."""
+    size = values.abs().max()
     values = values - values.mean(list(dims), keepdim=True)
+    values = values * (values.abs().max() > NOTHING * size)
     for dim in dims:
         count = values.shape[dim]
         turn = 2 * math.pi * torch.arange(count, dtype=values.dtype, device=values.device) / (count - 1)

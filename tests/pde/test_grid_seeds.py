@@ -83,6 +83,20 @@ def test_a_source_of_rounding_errors_is_none():
     assert choose_nodes(problem) == (100, 100)
 
 
+def test_constants_but_for_rounding_have_no_waves():
+    """A side along which the value is 1e9 to the last digit, and a source that is 3."""
+
+    def nearly(value):
+        return lambda X: value * (1 + 1e-15 * (1e4 * X.sum(-1)).sin())
+
+    laplacian = (Term(1.0, (2, 0)), Term(1.0, (0, 2)))
+    problem = Problem("flat", ((0.0, 1.0),) * 2, laplacian, nearly(3.0), nearly(1e9))
+    assert highest_frequencies(problem) == [0.0, 0.0] and choose_nodes(problem) == (100, 100)
+    axis = torch.linspace(0, 1, 100, dtype=torch.double)
+    calm = Problem("calm", ((0.0, 1.0),) * 2, laplacian, lambda X: 3 + 0 * X[:, 0], lambda X: 1e9 + 0 * X[:, 0])
+    assert [f.tolist() for f in frequencies(problem, [axis] * 2)] == [f.tolist() for f in frequencies(calm, [axis] * 2)]
+
+
 def test_waves_above_nyquist_are_warned_of():
     def source(X):
         return (2 * math.pi * 30 * X[:, 0]).sin()
