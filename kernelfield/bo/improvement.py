@@ -38,6 +38,10 @@ class Acquisition(ABC):
     def slopes(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Its values (r,) and slopes (r, d)."""
 
+    def rough(self, X: Tensor) -> Tensor:
+        """What ranks points (r,) to start a search from; another thing than the values where these are dear."""
+        return self.values(X)
+
 
 class Pointwise(Acquisition):
     """A function of one output's mean and standard deviation at each point."""

@@ -51,6 +51,7 @@ from kernelfield.models.neural.network import Network
 
 LIMIT = 2**20  # numbers of weights, one vector a point, that are moved at once
 STEPS = 50  # of a climb, at most
+FIRST = 3  # of one that tells only where to look; each gains less than the one before
 CLOSE = 1e-5  # what the linearisation still promises, as a share of width * |g|, at which a climb ends
 UPHILL = 1e-4  # share of what the slope promises that a step must gain
 SHORT = 1e-6  # share of a step, below which none is uphill: where a rectifier has its kink
@@ -206,6 +207,9 @@ class GreatestValue(Acquisition):
     def values(self, X: Tensor) -> Tensor:
         return torch.cat([self._climbed(part)[0] for part in self._parts(X)])
 
+    def rough(self, X: Tensor) -> Tensor:
+        return torch.cat([self._climbed(part, FIRST)[0] for part in self._parts(X)])
+
     def slopes(self, X: Tensor) -> tuple[Tensor, Tensor]:
         values, slopes = [], []
         for part in self._parts(X):
@@ -221,14 +225,14 @@ class GreatestValue(Acquisition):
         return _parts(X, len(self.ellipsoid.shift))
 
     @torch.no_grad()
-    def _climbed(self, X: Tensor) -> tuple[Tensor, Tensor]:
+    def _climbed(self, X: Tensor, steps: int = STEPS) -> tuple[Tensor, Tensor]:
         """The greatest values (r,) found and the weights (r, p) that have them."""
         u = X.new_zeros(len(X), len(self.ellipsoid.shift))
         best, h = self._slopes(u, X)
         now = _Place.of(self.ellipsoid, u, u.clone(), h)
         rate, share = FAR * self.width / now.length, torch.ones_like(best)
         active = torch.arange(len(X), device=X.device)
-        for _ in range(STEPS):
+        for _ in range(steps):
             here, t = now.rows(active), share[active, None]
             far, Mfar = (a + rate[active, None] * b for a, b in ((here.u, here.inverse), (here.Mu, here.h)))
             back = (self.width / (far * Mfar).sum(-1, keepdim=True).sqrt()).clamp_max(1.0)
@@ -325,6 +329,9 @@ class InUnits(Acquisition):
 
     def values(self, X: Tensor) -> Tensor:
         return self._back(self.inner.values(self.scaled.to_model_X(X)))
+
+    def rough(self, X: Tensor) -> Tensor:
+        return self._back(self.inner.rough(self.scaled.to_model_X(X)))
 
     def slopes(self, X: Tensor) -> tuple[Tensor, Tensor]:
         values, slopes = self.inner.slopes(self.scaled.to_model_X(X))

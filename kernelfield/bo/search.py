@@ -12,7 +12,7 @@ Optimisation over High-Dimensional Categorical and Mixed Search Spaces", for tak
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,7 @@ def maximise(
     random = np.random.default_rng(seed)
     surface = _Surface(acquisition, device or torch.device("cpu"))
     raw = np.concatenate([space.scattered(budget.raw, seed), _perturbed(near, space, budget.raw // 4, random)])
-    values = surface.values(raw)
+    values = surface.values(raw, acquisition.rough)
     X = raw[_starts(values, budget.starts, random)]
     free = space.continuous
     for _ in range(ROUNDS):
@@ -94,9 +94,10 @@ class _Surface:
     def __init__(self, acquisition: Acquisition, device: torch.device) -> None:
         self.acquisition, self.device = acquisition, device
 
-    def values(self, X: np.ndarray) -> np.ndarray:
-        """Values (r,) at X (r, d); minus infinity where they are not numbers."""
-        parts = [self.acquisition.values(self._tensor(X[i : i + BLOCK])) for i in range(0, len(X), BLOCK)]
+    def values(self, X: np.ndarray, function: Callable[[Tensor], Tensor] | None = None) -> np.ndarray:
+        """Values (r,) at X (r, d), or those of another function; minus infinity where they are not numbers."""
+        function = function or self.acquisition.values
+        parts = [function(self._tensor(X[i : i + BLOCK])) for i in range(0, len(X), BLOCK)]
         return np.nan_to_num(torch.cat(parts).cpu().numpy(), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
 
     def climb(self, X: np.ndarray, free: np.ndarray, steps: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from kernelfield.bo.acquisition import Situation, acquisition
 from kernelfield.bo.fitting import fit
 from kernelfield.bo.history import History
 from kernelfield.bo.optimistic import (
+    FIRST,
     Ellipsoid,
     GreatestValue,
     Weights,
@@ -205,6 +206,21 @@ def test_slopes_are_those_of_central_differences(make, name: str) -> None:
         # A climb ends at 1e-5 of the bonus, which a difference divides by the step.
         tight = 1e-6 if make is linearised_bound else 5e-2
         assert ((found - slope[:, j]).abs() <= tight * slope.norm(dim=1) + tight).float().mean() > 0.8
+
+
+def test_where_to_look_costs_a_few_slopes_and_is_no_more_than_the_greatest_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prior, X, y = small(), random(12, 1), random(12, seed=2)
+    aim, points, calls = GreatestValue(Ellipsoid.around(prior, X, y), WIDTH), random(40, 1, seed=5), []
+    least, _ = aim._slopes(torch.zeros(40, 7), points)
+    slopes = GreatestValue._slopes
+    monkeypatch.setattr(GreatestValue, "_slopes", lambda *given: calls.append(None) or slopes(*given))
+    rough, cost = aim.rough(points), len(calls)
+    greatest = aim.values(points)
+    assert cost == FIRST + 1 < len(calls) - cost
+    assert (least <= rough).all() and (rough <= greatest + 1e-12).all()
+    assert (greatest - rough).mean() < 0.1 * (greatest - least).mean()
 
 
 def test_a_value_is_of_its_own_point_alone() -> None:
