@@ -16,7 +16,7 @@ from gpytorch.kernels import Kernel
 
 from kernelfield.bo.fidelity import progress, rungs
 from kernelfield.bo.fitting import recipe
-from kernelfield.bo.history import History, Told, history, write
+from kernelfield.bo.history import History, Told, history, read, whole, write
 from kernelfield.bo.search import Budget
 from kernelfield.bo.space import Space
 from kernelfield.bo.suggestion import Settings, scattered, suggest
@@ -121,6 +121,10 @@ class FieldSampler(BaseSampler):
         if not search_space:
             return {}
         space = self._space or Space(search_space)  # type: ignore[arg-type]
+        if kept := read(trial):  # it is queued again, and stays the point that it was, however much was asked of it
+            point = {name: v for name, v in {**kept.parameters, **trial.params}.items() if name in space.parameters}
+            if whole(point, space):
+                return point
         known = self._known(study, space, trial.number)
         if self._fidelity and known.curves is None and len(known.X) >= self._startup_trials:
             self._require_reports(study)
@@ -143,7 +147,8 @@ class FieldSampler(BaseSampler):
         else:
             signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in study.directions])
             told = suggest(space, known, self._settings, signs, seed=self._derived(trial.number))
-        if fixed := trial.system_attrs.get("fixed_params"):  # by Study.enqueue_trial; nothing was said of that point
+        # By Study.enqueue_trial, or what a trial that is queued again had asked for; nothing was said of that point.
+        if fixed := {**trial.system_attrs.get("fixed_params", {}), **trial.params}:
             return Told({**told.parameters, **fixed})
         return told
 

@@ -3,16 +3,19 @@ import pickle
 import numpy as np
 import optuna
 import pytest
+from optuna import create_trial
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
     MultiObjectiveSamplerTestCase,
     RelativeSamplerTestCase,
 )
+from optuna.trial import TrialState
 
 from kernelfield.bo.history import Told, read, write
 from kernelfield.bo.optuna import FieldSampler
 from kernelfield.bo.search import Budget
 from kernelfield.bo.space import Condition, Space
+from kernelfield.bo.storage import give_up
 from kernelfield.core.contracts import Model
 from kernelfield.kernels.stationary import Matern
 from kernelfield.models.neural.ensemble import Ensemble
@@ -173,6 +176,36 @@ def test_any_kernel_can_be_given() -> None:
 def test_settings_that_make_no_sense_are_refused_at_once(settings: dict, words: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError, match=words):
         FieldSampler(**settings)
+
+
+@pytest.mark.parametrize("ended", [3, 12])
+def test_a_trial_that_died_between_two_of_its_parameters_is_tried_again_at_its_own_point(ended: int) -> None:
+    space = Space.of({"x": (0.0, 1.0), "y": (0.0, 1.0), "k": ["a", "b"]})
+    study = optuna.create_study(sampler=FieldSampler(space=space, startup_trials=5, budget=QUICK, seed=0))
+    study.optimize(lambda trial: (suggested(trial)["x"] - 0.3) ** 2, n_trials=ended)
+    trial = study.ask()
+    x, told = trial.suggest_float("x", 0, 1), read(study.trials[-1])
+    study.optimize(lambda trial: suggested(trial)["y"], n_trials=2)  # so that anything suggested anew would be other
+    assert give_up(study, trial._trial_id, "gone")
+    again = study.ask()
+    assert told is not None and suggested(again) == told.parameters and again.params["x"] == x
+    # Without a word of the whole point, what had been asked for stays, and others are told of the point as it will be.
+    storage = study._storage
+    kept = create_trial(
+        state=TrialState.WAITING, params={"x": 0.9}, distributions={"x": space.parameters["x"]}, system_attrs={}
+    )
+    storage.create_new_trial(study._study_id, kept)
+    again = study.ask()
+    point, told = suggested(again), read(study.trials[again.number])
+    assert told is not None and point == told.parameters and point["x"] == 0.9
+
+
+def suggested(trial: optuna.Trial) -> dict[str, object]:
+    return {
+        "x": trial.suggest_float("x", 0, 1),
+        "y": trial.suggest_float("y", 0, 1),
+        "k": trial.suggest_categorical("k", ["a", "b"]),
+    }
 
 
 def test_processes_that_ask_at_the_same_moment_go_apart(monkeypatch: pytest.MonkeyPatch) -> None:
