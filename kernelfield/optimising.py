@@ -44,6 +44,7 @@ except ImportError as error:
 GRID = 41  # points of a slice
 SPREAD = 256  # points over which effects are averaged
 REST = 19  # times what a page took to write, for which the next one waits: a twentieth of a run goes into pages
+SURROGATE_ERRORS = (ArithmeticError, MemoryError, RuntimeError, ValueError)  # of models, the user's own among them
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
@@ -122,7 +123,7 @@ def report(optimizer: Optimizer, *, storage: str | None = None, seed: int | None
     notes = [f"{again} {_trials(again)} not finished and queued again; here they count as pruned"] if again else []
     try:
         slices, importances = _learned(optimizer)
-    except ValueError as error:  # the trials are there, whatever a surrogate makes of them
+    except SURROGATE_ERRORS as error:  # the trials are there, whatever a surrogate makes of them
         slices, importances = [], {}
         notes.append(f"there are no slices and no importances, as the surrogate gave none: {error}")
     made: dict[str, Any] = {**provenance(seed=seed), "acquisition": optimizer.acquisition}
@@ -180,8 +181,9 @@ def keep_report(
             return
         try:
             write_report(optimizer, path, storage=storage, seed=seed)
-        except OSError as error:
-            warnings.warn(f"the page was not written, and the run goes on: {error}", stacklevel=2)
+        except Exception as error:  # days of trials must not end for a page, whatever it came upon
+            why = str(error) or type(error).__name__
+            warnings.warn(f"the page was not written, and the run goes on: {why}", stacklevel=2)
         due = time.monotonic() + max(seconds, REST * (time.monotonic() - begun))
 
     return watch

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from kernelfield import optimising
@@ -139,9 +140,21 @@ def test_a_page_that_cannot_be_written_stops_no_run(tmp_path: Path, monkeypatch:
         keep_report(optimizer, tmp_path / "r.html", seconds=-1)
 
 
-def test_a_report_says_what_its_surrogate_could_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_fails_in_any_way_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(optimising, "write_report", fail)
+    optimizer = random()
+    with pytest.warns(UserWarning, match="the page was not written, and the run goes on: KeyError"):
+        optimizer.run(valley, 2, callback=keep_report(optimizer, tmp_path / "r.html", seconds=0))
+    assert len(optimizer.trials) == 2
+
+
+@pytest.mark.parametrize("kind", [NotPositiveDefinite, NotImplementedError, torch.linalg.LinAlgError, MemoryError])
+def test_a_report_says_what_its_surrogate_could_not(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Optimizer, points: Any) -> Any:
-        raise NotPositiveDefinite("the matrix is not positive definite")
+        raise kind("the matrix is not positive definite")
 
     optimizer = random(SPACE)
     optimizer.run(objective, 4)
