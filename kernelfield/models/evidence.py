@@ -26,6 +26,7 @@ from torch import Tensor
 
 from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import Mixing
+from kernelfield.core.numerics import SMALL
 from kernelfield.linalg.dense import Dense
 from kernelfield.models.covariance import Covariance
 
@@ -127,7 +128,8 @@ class Objective:
         self.log_noise = math.log(noise)
         self.log_shapes = np.log(list(mixing.shapes.values())) if learn_mixing else np.empty(0)
         self.size = mean_square(self.Y, self.H)
-        self.inverse = self.Y.new_empty(len(self.Y), len(self.Y)).mT  # column by column, as LAPACK keeps it
+        n = len(self.Y)  # the inverse of few rows keeps its place, column by column, as LAPACK has it
+        self.inverse = self.Y.new_empty(n, n).mT if n <= SMALL else None
 
     def bounds(self) -> list[tuple[float, float]]:
         box = self.covariance.bounds(self.size)
