@@ -12,7 +12,8 @@ that the equation makes. Then, round by round,
 tells the axes that are to blame, all within SHARE of the worst: functions are in order of their singular values, so
 that the last ones are the finest. These axes get GROWTH times the nodes, bumps of SPACINGS node spacings, and the
 frequencies of the previous solution beside those of the data; a nonlinear problem goes on from that solution. Rounds
-end with a good score, without room for more nodes, or when STALLS of them in a row have gained nothing.
+end with a good score, without room for more nodes, or when STALLS of them in a row have gained nothing, of scores
+that tell something at all.
 """
 
 import math
@@ -44,6 +45,7 @@ SPACINGS = 6.0  # lengthscales of refined axes in node spacings: the narrowest b
 SHARE = 0.1  # of the worst tail: the axes that are refined
 ROUNDS, STALLS = 6, 2
 GAIN = 0.8  # of the best score: what a round must reach
+BLIND = 0.5  # a score that tells nothing of how far the next grid is from resolving a front
 ROOM = {1: 2048, 2: 512**2, 3: 96**3}  # the most nodes in all
 LONGEST = 2048  # the most nodes an axis: its matrices are dense
 NOISY = 10.0  # standard deviations of noise in the source, relative to it: a residual that noise explains
@@ -160,7 +162,7 @@ def _refined(best: Attempt, solve: Callable[[Problem, Layout, GridLaw | None], A
         if best.score <= COARSE or stalls == STALLS or layout is None:
             break
         last = solve(problem, layout, last.law if last.converged else None)
-        stalls = 0 if last.score < GAIN * best.score else stalls + 1
+        stalls = 0 if last.score < GAIN * best.score or last.score > BLIND else stalls + 1
         best = last if last.score < best.score else best
     return best
 

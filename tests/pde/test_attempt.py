@@ -1,12 +1,13 @@
 """Refinement by the residual between the nodes: fronts that no data shows, and failures that are told."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from kernelfield.core.numerics import NotConverged
-from kernelfield.pde.attempt import COARSE, _finer, best_attempt
+from kernelfield.pde.attempt import COARSE, _finer, _refined, best_attempt
 from kernelfield.pde.benchmarks import manufactured, viscous_burgers
 from kernelfield.pde.grid_newton import newton_on_grid
 from kernelfield.pde.problem import Problem, Term
@@ -31,13 +32,26 @@ def test_a_layer_that_source_and_boundary_do_not_show_is_found():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("viscosity", [0.02, 0.05])
+@pytest.mark.parametrize("viscosity", [0.01, 0.02, 0.05])
 def test_the_front_of_burgers_is_resolved_and_banded(viscosity):
     problem = viscous_burgers(viscosity)
     solution = newton_on_grid(problem)
     assert solution.converged
     assert solution.relative_l2(problem.test_points(80)) < 1e-5
     assert solution.coverage(problem.test_points(80)) > 0.9
+
+
+def test_rounds_that_see_nothing_of_a_front_are_no_reason_to_stop(monkeypatch):
+    """Scores of order one go on up to the last round, smaller ones that stall do not."""
+    monkeypatch.setattr("kernelfield.pde.attempt._finer", lambda attempt: attempt.layout)
+
+    def search(*scores):
+        rest = [SimpleNamespace(score=score, problem=None, layout=0, law=None, converged=True) for score in scores]
+        return _refined(rest.pop(0), lambda *_: rest.pop(0)).score
+
+    assert search(1.0, 1.3, 0.85, 0.9, 0.05, 1e-4) == 1e-4
+    assert search(0.1, 0.2, 0.1, 1e-4) == 0.1
+    assert search(1.0, *[0.9] * 6, 1e-4) == 0.9
 
 
 def test_only_the_axis_that_is_to_blame_is_refined():
