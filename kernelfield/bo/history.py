@@ -151,18 +151,26 @@ def history(
     if done and all(NOISE in t.user_attrs for t in done):
         noise = np.array([_noise(t, len(sign)) for t in done])
     running = [t for t in trials if t.state == TrialState.RUNNING and t.number != number and t._trial_id not in dead]
-    told = {t.number: read(t) for t in trials if t.number != number}
-    pending = [{**(kept.parameters if (kept := told.get(t.number)) else {}), **t.params} for t in running]
-    # Of later trials only where they go is looked at, so that a suggestion can be made again from what it was made of.
-    fits = [one for n, one in sorted(told.items()) if one and one.records and (number is None or n < number)]
+    pending = [{**(kept.parameters if (kept := read(t)) else {}), **t.params} for t in running]
     return History(
         space.encode([t.params for t in done]),
         Y,
         finite(C),
         noise,
         space.encode([p for p in pending if whole(p, space)]),
-        fits[-1] if fits else None,
+        _latest(trials, number),
     )
+
+
+def _latest(trials: Sequence[FrozenTrial], number: int | None) -> Told | None:
+    """The latest that a surrogate has said, before the trial of this number.
+
+    Of later trials only where they go is looked at, so that a suggestion can be made again from what it was made of.
+    """
+    for trial in sorted(trials, key=lambda trial: trial.number, reverse=True):
+        if (number is None or trial.number < number) and (told := read(trial)) and told.records:
+            return told
+    return None
 
 
 def _noise(trial: FrozenTrial, objectives: int) -> np.ndarray:

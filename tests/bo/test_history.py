@@ -145,6 +145,18 @@ def test_the_latest_surrogate_speaks_for_the_next() -> None:
     assert known(one, number=0).told is None
 
 
+def test_no_more_words_are_read_than_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of 2000 trials in ten dimensions would take as long as the rest of a history."""
+    study, seen = optuna.create_study(), []
+    for _ in range(9):
+        trial = study.ask()
+        write(study._storage, trial._trial_id, Told({"x": 0.5}, records=(Record(1, 0.1, (0.0,)),)))
+        study.tell(trial, 0.0)
+    monkeypatch.setattr("kernelfield.bo.history.read", lambda trial: seen.append(trial.number) or read(trial))
+    assert history(study.trials, study.directions, Space.of({"x": (0.0, 1.0)}), number=7).told is not None
+    assert seen == [6]
+
+
 @pytest.mark.parametrize("given", [0.0, -1.0, float("nan"), "small", [1.0, 2.0], []])
 def test_a_variance_that_is_none_is_refused_with_its_trial(given: object) -> None:
     one = study()
