@@ -33,7 +33,8 @@ Optimization" (jes). Those of thompson, kg, go_ucb and ntk_ucb stand in their ow
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -43,7 +44,7 @@ from botorch.acquisition import AcquisitionFunction
 from botorch.acquisition.joint_entropy_search import qJointEntropySearch
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.max_value_entropy_search import qMaxValueEntropy
-from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective import logei
 from botorch.acquisition.multi_objective.objective import IdentityMCMultiOutputObjective
 from botorch.acquisition.multi_objective.parego import qLogNParEGO
 from botorch.acquisition.objective import GenericMCObjective
@@ -202,14 +203,29 @@ def _noisy_improvement(situation: Situation) -> Acquisition:
 
 
 def _hypervolume(situation: Situation) -> Acquisition:
-    return _from_botorch(
-        qLogNoisyExpectedHypervolumeImprovement(
+    with _uncompiled():
+        improvement = logei.qLogNoisyExpectedHypervolumeImprovement(
             **_over_trials(situation),
             ref_point=_reference(situation).tolist(),
             objective=_objectives(situation),
             cache_root=False,
         )
-    )
+    return _from_botorch(improvement)
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Keep BoTorch from compiling a part of its hypervolumes in C++ when the first one is made.
+
+    It would take minutes to spare a suggestion a quarter of its time, and warn where there is no compiler; and a
+    process killed meanwhile leaves a lock for which all later ones wait without end (PyTorch's issue 189245).
+    """
+    before = getattr(logei, "_load_attempted", True)
+    logei._load_attempted = True
+    try:
+        yield
+    finally:
+        logei._load_attempted = before
 
 
 def _scalarised(situation: Situation) -> Acquisition:

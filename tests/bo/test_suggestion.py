@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from botorch.acquisition.multi_objective import logei
 
 from kernelfield.bo.acquisition import NAMES, SEVERAL, Situation, acquisition, check_name
 from kernelfield.bo.fitting import fit, recipe
@@ -46,6 +47,13 @@ def test_every_acquisition_of_two_objectives_goes_between_their_peaks(name: str)
     told = suggest(SPACE, past(outputs=2), settings(acquisition=name), np.ones(2), seed=1)
     assert ((0.1 < at(told)) & (at(told) < 0.95)).all()
     assert len(told.mean) == 2
+
+
+def test_two_objectives_compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logei, "_load_attempted", False)
+    monkeypatch.setattr("torch.utils.cpp_extension.load", lambda **_: pytest.fail("it compiles"))
+    suggest(SPACE, past(outputs=2), settings(), np.ones(2), seed=1)
+    assert not logei._load_attempted  # another's use of BoTorch is left as it was
 
 
 @pytest.mark.parametrize("name", ["log_ei", "qlog_nei", "thompson"])
