@@ -10,7 +10,8 @@ Names take settings after colons: "ackley:dimensions=3" is a problem, "ensemble:
 
 A protocol says how many points are evaluated. "fixed" is ours: 2 (d + 1) points of a design, at most 20,
 then one at a time until there are 20 + 10 d trials, at most 100. "paper" is that of Li, Rudner & Wilson
-(2024), whose design and batches differ from problem to problem.
+(2024), whose design and batches differ from problem to problem; of its problems the coverage of cells is not here,
+as its data are not to be had.
 """
 
 import ast

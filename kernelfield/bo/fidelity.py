@@ -3,7 +3,7 @@
 Trials report values on their way (`Trial.report`). Optuna's pruner decides when a trial is stopped; the process
 decides what is tried next, from all that trials have shown, those that were stopped and those that run
 among them. With `SuccessiveHalvingPruner` this is the model-based asynchronous successive halving of
-Tiao et al., with `HyperbandPruner` its Hyperband; the process is one over all brackets.
+Klein et al., with `HyperbandPruner` its Hyperband; the process is one over all brackets.
 
     rungs      the steps at which the pruner decides, first * factor^k, and the longest step seen. Under another pruner,
                or none, they double from the first step. A value counts at the last rung that it has reached,
@@ -17,9 +17,9 @@ Tiao et al., with `HyperbandPruner` its Hyperband; the process is one over all b
 The value of a complete trial is its value at the last rung, whatever it reported there. Once all values stand on
 one rung, this is optimisation without steps.
 
-Sources: Tiao, Klein, Archambeau & Seeger (2020), "Model-based Asynchronous Hyperparameter and Neural Architecture
-Search" (MOBSTER); Falkner, Klein & Hutter (2018), "BOHB", for the reference; Li et al. (2020), "A System for Massively
-Parallel Hyperparameter Tuning".
+Sources: Klein, Tiao, Lienart, Archambeau & Seeger (2020), "Model-based Asynchronous Hyperparameter and Neural
+Architecture Search" (MOBSTER); Falkner, Klein & Hutter (2018), "BOHB", for the reference; Li et al. (2020), "A
+System for Massively Parallel Hyperparameter Tuning".
 """
 
 from collections.abc import Collection, Sequence

@@ -7,7 +7,8 @@ or of hypervolume improvement, and ten searches from the best of 512 points.
 `joint` is the protocol of Li, Rudner & Wilson (2024), "A Study of Bayesian Neural Network Surrogates for
 Bayesian Optimization": q points chosen together by expected improvement, or expected hypervolume improvement
 over the front of the surrogate's means, of 128 samples drawn anew at each evaluation, with two
-searches of ten steps from the best of 16 points. It searches a box and rounds what it finds.
+searches of ten steps from the best of 16 points. It searches a box and rounds what it finds, here to the nearest
+value that parameters can have, where its authors take the one below.
 
 Sources: Balandat et al. (2020), "BoTorch"; Ament et al. (2023) for the logarithms; Hvarfner, Hellsten &
 Nardi (2024), "Vanilla Bayesian Optimization Performs Great in High Dimensions", for the priors.

@@ -11,8 +11,8 @@ curves lose, normal with the variance `common`, so that it adds common * kappa(r
 units, such as shares of the longest run; beta is in the same. A process that is smooth in x and r alike needs no class
 of its own: it is a kernel of d + 1 columns.
 
-Sources: Swersky, Snoek & Adams (2014), "Freeze-Thaw Bayesian Optimization", for the mixture of exponentials; Tiao,
-Klein, Archambeau & Seeger (2020), "Model-based Asynchronous Hyperparameter and Neural Architecture Search", for
+Sources: Swersky, Snoek & Adams (2014), "Freeze-Thaw Bayesian Optimization", for the mixture of exponentials; Klein,
+Tiao, Lienart, Archambeau & Seeger (2020), "Model-based Asynchronous Hyperparameter and Neural Architecture Search", for
 both kernels.
 """
 

@@ -48,7 +48,7 @@ def lunar_lander(flights: int = FLIGHTS, seed: int = 0) -> Problem:
         Space({name: FloatDistribution(0.0, 2.0) for name in names}),
         ("maximize",),
         function,
-        "Eriksson, Pearce, Gardner, Turner & Poloczek (2019), section 3.3",
+        "Eriksson, Pearce, Gardner, Turner & Poloczek (2019)",
     )
 
 
