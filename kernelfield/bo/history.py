@@ -23,6 +23,8 @@ from kernelfield.bo.space import Parameters, Space
 
 PIECE = 2045  # characters of an attribute
 TOLD = "kernelfield:told"
+LOST = (TrialState.FAIL, TrialState.PRUNED)  # states that leave no value
+MOST_LOST = 200  # trials without a value whose points are kept from being tried again
 NOISE = "kernelfield:noise"  # user attribute: the variance of a trial's value, one number an objective
 
 
@@ -101,7 +103,8 @@ class History:
 
     Shapes: X (n, d), Y (n, m) more is better, C (n, c) feasible where at most 0, noise (n, m) variances or
     None, pending (p, d), told the latest that a surrogate has said. With curves, X are all trials that have shown
-    something, Y their latest values, and C is NaN where a trial has not said.
+    something, Y their latest values, and C is NaN where a trial has not said. closed (q, d) are points that came to
+    nothing, by failing or by being pruned: not to be tried again, as nothing else would be known of them.
     """
 
     X: np.ndarray
@@ -111,6 +114,7 @@ class History:
     pending: np.ndarray
     told: Told | None
     curves: Curves | None = None
+    closed: np.ndarray | None = None
 
     @property
     def begun(self) -> int:
@@ -159,6 +163,7 @@ def history(
         noise,
         space.encode([p for p in pending if whole(p, space)]),
         _latest(trials, number),
+        closed=space.encode([t.params for t in trials if t.state in LOST and whole(t.params, space)][-MOST_LOST:]),
     )
 
 

@@ -96,7 +96,7 @@ def suggest(space: Space, known: History, settings: Settings, signs: np.ndarray,
             X,
             torch.from_numpy(known.Y).to(device),
             torch.from_numpy(known.feasible).to(device),
-            torch.from_numpy(known.pending).to(device),
+            torch.from_numpy(_shut(known)).to(device),
             reference,
             seed,
             fits[0].weight,
@@ -152,6 +152,11 @@ def _ranked(known: History) -> np.ndarray:
     return np.lexsort((-value, violation))
 
 
+def _shut(known: History) -> np.ndarray:
+    """Points that are taken to end as the surrogate expects: those that run, and those that came to nothing."""
+    return known.pending if known.closed is None else np.concatenate([known.pending, known.closed])
+
+
 def _leaders(known: History) -> np.ndarray:
     """The best trials, of several objectives the best of each too."""
     best = [int(column.argmax()) for column in known.Y.T] if known.Y.shape[1] > 1 else []
@@ -160,7 +165,7 @@ def _leaders(known: History) -> np.ndarray:
 
 def _new(found: Found, known: History, space: Space, seed: int) -> tuple[np.ndarray, float | None]:
     """The best end (1, d) where nothing has been tried and nothing runs; else a point near it in rank."""
-    taken = np.concatenate([known.X, known.pending])
+    taken = np.concatenate([known.X, _shut(known)])
     others = space.scattered(EXTRA, seed + 1)
     points = np.concatenate([found.points, others])
     values = np.concatenate([found.values, np.full(len(others), np.nan)])

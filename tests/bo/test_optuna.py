@@ -200,6 +200,25 @@ def test_a_trial_that_died_between_two_of_its_parameters_is_tried_again_at_its_o
     assert told is not None and point == told.parameters and point["x"] == 0.9
 
 
+@pytest.mark.parametrize("state", ["fails", "is pruned"])
+def test_where_a_trial_came_to_nothing_is_not_tried_again(state: str) -> None:
+    """The values alone point to where none is to be had; nothing would be learned there, and all trials lost."""
+
+    def objective(trial: optuna.Trial) -> float:
+        x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
+        if x > 0.7 and trial.number >= 6:
+            if state == "is pruned":
+                raise optuna.TrialPruned
+            return float("nan")
+        return -x - y
+
+    study = optuna.create_study(sampler=sampler(startup_trials=6))
+    study.optimize(objective, n_trials=24)
+    lost = np.array([[t.params["x"], t.params["y"]] for t in study.trials if t.state != TrialState.COMPLETE])
+    assert len(np.unique(lost.round(2), axis=0)) == len(lost)
+    assert sum(t.state == TrialState.COMPLETE for t in study.trials[6:]) >= 3
+
+
 def suggested(trial: optuna.Trial) -> dict[str, object]:
     return {
         "x": trial.suggest_float("x", 0, 1),
