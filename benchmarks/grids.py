@@ -41,6 +41,11 @@ import torch
 GRIDS = {"30x40": (30, 40), "100^2": (100, 100), "1000^2": (1000, 1000), "64^3": (64, 64, 64), "100^3": (100, 100, 100)}
 LENGTH, NOISE, SCALE = 0.1, 0.1, 1.3
 POINTS = 200  # off the grid
+KINDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # of distances in lengths
+    "rbf": lambda r: (-r.square() / 2).exp(),
+    "matern12": lambda r: (-r).exp(),
+    "matern32": lambda r: (1 + math.sqrt(3) * r) * (-math.sqrt(3) * r).exp(),
+}
 # name: shape, share of missing cells, noise, length and kind of kernel, whether noise differs from cell to cell
 PARTIAL = {
     "64^2, 20% missing": ((64, 64), 0.2, 1e-2, "rbf", False),
@@ -48,13 +53,14 @@ PARTIAL = {
     "200^2, 5% missing": ((200, 200), 0.05, 1e-2, "rbf", False),
     "200^2, 20% missing": ((200, 200), 0.2, 1e-2, "rbf", False),
     "200^2, 20% missing, Matern-1/2": ((200, 200), 0.2, 1e-2, "matern12", False),
-    "200^2, 20% missing, noise 1e-6": ((200, 200), 0.2, 1e-6, "matern12", False),
+    "200^2, 20% missing, Matern-1/2, noise 1e-6": ((200, 200), 0.2, 1e-6, "matern12", False),
     "200^2, 5% observed": ((200, 200), 0.95, 1e-2, "rbf", False),
     "64^3, 80% missing": ((64, 64, 64), 0.8, 1e-2, "rbf", False),
     "100^3, 20% missing": ((100, 100, 100), 0.2, 1e-2, "rbf", False),
     "64^2, uneven noise": ((64, 64), 0.0, 1e-2, "rbf", True),
     "200^2, uneven noise": ((200, 200), 0.0, 1e-2, "rbf", True),
     "200^2, uneven noise, 20% missing": ((200, 200), 0.2, 1e-2, "rbf", True),
+    "100^2, uneven noise, Matern-3/2": ((100, 100), 0.0, 1e-2, "matern32", True),
 }
 
 # name: places, times, new places, share of missing cells, samples (0: mean and variance)
@@ -159,7 +165,7 @@ def factors_of(shape: tuple[int, ...], kind: str = "rbf") -> list[torch.Tensor]:
     for m in shape:
         x = torch.linspace(0, 1, m)
         r = (x[:, None] - x).abs() / LENGTH
-        factors.append((-r).exp() if kind == "matern12" else (-r.square() / 2).exp())
+        factors.append(KINDS[kind](r))
     return factors
 
 
