@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 HALVES = 48  # points from which two eigenproblems of half the size are faster than one, measured
-ALIKE = 16  # roundings of the largest entry of its diagonal by which a matrix may miss its own reversal
+# Roundings of the largest entry of its diagonal by which a matrix may miss its own reversal: points are rounded, which
+# a short lengthscale magnifies. The eigenproblem of n points rounds by n of them.
+ALIKE = 256
 
 
 @dataclass(frozen=True, eq=False)

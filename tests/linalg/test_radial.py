@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from kernelfield.linalg import profiles, radial
 from kernelfield.linalg.radial import Gram
+from kernelfield.linalg.toeplitz import centrosymmetric
 
 FORMULAS = {
     profiles.Rbf: lambda r2, a: torch.exp(-r2 / 2),
@@ -162,3 +163,10 @@ def test_memory_beyond_the_matrix_is_that_of_a_tile():
         K.backward(torch.ones_like(K))
     large = [storage for storage in kept.values() if storage.nbytes() > 8 * radial.TILE]
     assert len(large) == 2  # the matrix and the gradient given to it
+
+
+def test_evenly_spaced_points_on_a_line_keep_their_symmetry_at_short_lengthscales():
+    """By halves such a matrix is decomposed in a third of the time; distances by products of rows lose it."""
+    line = torch.linspace(0, 1, 400, dtype=torch.double)[:, None]
+    K = torch.tril(Gram(line, profiles.Rbf(), shared=True).fill(np.array([0.01]), 0.0))
+    assert centrosymmetric(K + torch.tril(K, -1).mT)
