@@ -15,7 +15,7 @@ the grid has cells. Ratios are theirs over ours: above one, kernelfield is bette
 Missing cells and uneven noise have no peer that is exact: their rows hold the method chosen, what
 was reached (relative residual, products, standard error) and how long it took.
 
-Models: evidence and gradient of `GridProcess` with a constant mean and of GPyTorch's GridKernel with the
+Models: evidence and gradient of `GridProcess` and of GPyTorch's GridKernel with the
 RBF kernel (ExactMarginalLogLikelihood, its exact path), and what 200 points off the grid take.
 
 Curves: BoTorch's LatentKroneckerGP on learning curves, with the hyperparameters of both held: mean and variance, then
@@ -303,7 +303,7 @@ def model(name: str, repeats: int) -> dict:
     generator = torch.Generator()
     fitted = GridProcess(kernels, noise=NOISE, steps=0).fit_values(axes, values, generator=generator)
     zero = GridProcess(kernels, mean="zero", noise=NOISE, steps=0).fit_values(axes, values, generator=generator)
-    objective = GridEvidence(fitted.kernel, fitted.layout, fitted.mixing, NOISE, None, learn=True)
+    objective = GridEvidence(zero.kernel, zero.layout, zero.mixing, NOISE, None, learn=True)
     theta, new = objective.given(), torch.rand(POINTS, len(axes))
 
     class Peer(gpytorch.models.ExactGP):
