@@ -5,7 +5,7 @@
 
 The folder holds NAME.npz files with X (n, d), y (n,) and test_mask (n, splits). Each fit is a line
 of JSON in the record, written as it finishes: a run that was stopped goes on where it was, and
-`--table` prints what the record holds without fitting. A model fits as `kernelfield compare` does.
+`--table` prints what the record holds, in Markdown, without fitting. A model fits as `kernelfield compare` does.
 Where a set has more rows than the zoo gives a model, it learns from a random sample of `--most`
 rows, which the table marks with a star. Scores are means over splits, NLL in nats a point, RMSE and CRPS
 in units of y; seconds are those of the processor, of all threads, for a fit and its test (the record
@@ -137,23 +137,26 @@ def means(asked: pd.DataFrame) -> pd.DataFrame:
 
 
 def report(table: pd.DataFrame, sets: list[str]) -> None:
-    """A table a set, then ranks over all."""
-    for name in sets:
-        rows = table.loc[name].sort_values("nll")
-        print(f"\n{name}\n{'model':<22}{'RMSE':>10}{'NLL':>10}{'CRPS':>10}{'coverage90':>12}{'seconds':>9}")
-        for model, row in rows.iterrows():
-            star = "*" if row["star"] else ""
-            print(f"{model + star:<22}{row['rmse']:>10.4g}{row['nll']:>10.3f}{row['crps']:>10.4g}", end="")
-            print(f"{row['coverage90']:>12.3f}{row['processor']:>9.2f}")
+    """Ranks over all sets, then what was measured on each, the best by NLL first."""
     ranks = table.groupby("set", sort=False)[["nll", "rmse", "crps"]].rank().groupby("model", sort=False).mean()
-    whole = table.groupby("model", sort=False)[["coverage90", "processor"]].mean().join(ranks)
-    whole["sets"] = table.groupby("model", sort=False).size()
-    print("\n| model | mean rank by NLL | by RMSE | by CRPS | 90% coverage | seconds a fit | sets |")
-    print("|---|---|---|---|---|---|---|")
-    for model, row in whole.sort_values("nll").iterrows():
+    whole = table.groupby("model", sort=False)[["coverage90", "processor"]].mean().join(ranks).sort_values("nll")
+    print("| model | mean rank by NLL | by RMSE | by CRPS | 90% coverage | seconds a fit |")
+    print("|---|---|---|---|---|---|")
+    for model, row in whole.iterrows():
         print(f"| `{model}` | {row['nll']:.1f} | {row['rmse']:.1f} | {row['crps']:.1f} ", end="")
-        print(f"| {row['coverage90']:.1%} | {row['processor']:.3g} | {row['sets']:.0f} |")
+        print(f"| {row['coverage90']:.0%} | {row['processor']:.2g} |")
+    present = [name for name in sets if name in table.index]
+    print("\n| model | " + " | ".join(present) + " |\n|---|" + "---|" * len(present))
+    for model in whole.index:
+        cells = [cell(table.loc[(name, model)]) if (name, model) in table.index else "" for name in present]
+        print(f"| `{model}` | " + " | ".join(cells) + " |")
     print("* learned from a random sample of the rows")
+
+
+def cell(row: pd.Series) -> str:
+    """RMSE, NLL, CRPS and coverage."""
+    values = f"{row['rmse']:.3g}, {row['nll']:.2f}, {row['crps']:.3g}, {row['coverage90']:.0%}"
+    return values + "*" * bool(row["star"])
 
 
 def check(table: pd.DataFrame, sets: list[str]) -> None:
