@@ -35,7 +35,7 @@ from torch import Tensor
 
 from kernelfield.bo.at_step import AtStep
 from kernelfield.bo.fitting import Fitted, Record, cube, fit
-from kernelfield.bo.history import Curves, History, finite, history, limits, read, whole
+from kernelfield.bo.history import Curves, History, closed, finite, history, limits, read, whole
 from kernelfield.bo.space import Space
 from kernelfield.core.contracts import Model
 from kernelfield.estimators.scaling import Scaled
@@ -114,7 +114,7 @@ def progress(
     waits = np.array([t.state == TrialState.RUNNING and t._trial_id not in dead for t in found], dtype=bool)
     waits &= ~seen[:, reference:].any(1)
     last = values.shape[1] - 1 - seen[:, ::-1].argmax(1)
-    count = plain.C.shape[1]
+    count, heard = plain.C.shape[1], {found[i].number for i in np.flatnonzero(shown).tolist()}
     said = [limits(t) if len(t.constraints) == count else [np.nan] * count for t in found]
     single = np.count_nonzero(counts) == 1
     return replace(
@@ -124,6 +124,7 @@ def progress(
         C=np.array(said, dtype=float).reshape(len(found), count)[shown],
         noise=None,
         pending=X[waits],
+        closed=closed([t for t in trials if t.number not in heard], space),  # what others showed is data
         curves=None if single else Curves(steps / max(1, steps[-1]), values[shown], reference, len(found)),
     )
 

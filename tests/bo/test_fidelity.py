@@ -130,6 +130,14 @@ def test_trials_that_run_are_pending_until_the_reference_and_what_they_showed_is
     assert not len(silent.pending)
 
 
+def test_what_a_pruned_trial_showed_is_data_and_no_more() -> None:
+    """Taken to end as expected as well, it would leave nothing to be learned at its point at the reference."""
+    lost = [trial(3, {1: 0.7}, TrialState.FAIL), trial(4, {})]
+    past = known([whole(1, {1: 0.5}, 0.3), trial(2, {1: 0.6}), *lost], [1, 3])
+    assert past.X[:, 0].tolist() == [0.1, 0.2]
+    assert past.closed[:, 0].tolist() == [0.3, 0.4]
+
+
 def test_constraints_of_trials_that_have_not_said_are_unknown() -> None:
     done = create_trial(
         value=0.3, params={"x": 0.1}, distributions={"x": UNIT}, intermediate_values={1: 0.5}, constraints={"c": -1.0}

@@ -157,6 +157,14 @@ def test_no_more_words_are_read_than_count(monkeypatch: pytest.MonkeyPatch) -> N
     assert seen == [6]
 
 
+def test_the_latest_points_that_came_to_nothing_are_kept_and_few_enough_for_every_acquisition() -> None:
+    study = optuna.create_study()
+    for i in range(70):
+        study.tell(study.ask({"x": FloatDistribution(0, 1)}), state=TrialState.FAIL if i % 2 else TrialState.PRUNED)
+    points = history(study.trials, study.directions, Space.of({"x": (0.0, 1.0)})).closed
+    assert points is not None and points[:, 0].tolist() == [t.params["x"] for t in study.trials[20:]]
+
+
 @pytest.mark.parametrize("given", [0.0, -1.0, float("nan"), "small", [1.0, 2.0], []])
 def test_a_variance_that_is_none_is_refused_with_its_trial(given: object) -> None:
     one = study()
