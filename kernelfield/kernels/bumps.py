@@ -27,13 +27,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cache, partial, reduce
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernelfield.core.numerics import BINARY
 
+FAR = 2e3  # lengths: of the squares of points so far apart rounding leaves 1e-9, of those farther ever less is right
 ORDERS = 8  # the highest derivative in closed form: four in each of the two points
 
 
@@ -116,13 +117,17 @@ class GaussianBump(Bump):
     smoothness = math.inf
 
     def envelope(self, a: Tensor, b: Tensor) -> Callable[[Tensor], Tensor]:
-        if a.dtype == torch.float64:
-            return partial(_by_squares, a, b, a.square(), b.square().mT)
-        squares = [tau.square() for tau in _differences(a, b)]
+        by_squares, span = partial(_by_squares, a, b, a.square(), b.square().mT), _span(a, b)
+
+        @cache
+        def squares() -> list[Tensor]:
+            return [tau.square() for tau in _differences(a, b)]
 
         def product(lengths: Tensor) -> Tensor:
+            if a.dtype == torch.float64 and bool((span <= FAR * lengths.detach()).all()):
+                return by_squares(lengths)
             factors = -0.5 * BINARY / lengths.square()
-            return reduce(torch.add, (m * factors[..., d, None, None] for d, m in enumerate(squares))).exp2()
+            return reduce(torch.add, (m * factors[..., d, None, None] for d, m in enumerate(squares()))).exp2()
 
         return product
 
@@ -183,10 +188,16 @@ def _differences(a: Tensor, b: Tensor) -> Iterator[Tensor]:
     return (one[..., :, None] - other[..., None, :] for one, other in zip(a.unbind(-1), b.unbind(-1), strict=True))
 
 
+def _span(a: Tensor, b: Tensor) -> Tensor:
+    """The most (*b, d) that entries of points a (*b, n, d) and b (*b, k, d) can differ."""
+    first, second = (nn.functional.pad(x.detach().abs(), (0, 0, 0, 1)).amax(-2) for x in (a, b))  # or none
+    return first + second
+
+
 def _by_squares(a: Tensor, b: Tensor, squares_a: Tensor, squares_b: Tensor, lengths: Tensor) -> Tensor:
     """exp(-|a - b|^2 / 2) in lengths, by |a|^2 + |b|^2 - 2 a b', a product of matrices.
 
-    What cancels is eps times the square of the span in lengths; single precision has no digits to spare for it.
+    What cancels is eps times the square of the span in lengths, see FAR; single precision has no digits for it.
     """
     factors = (-0.5 * BINARY / lengths.square())[..., None]
     exponent = (a * (-2 * factors).mT) @ b.mT
