@@ -25,9 +25,8 @@ from kernelfield.linalg.kronecker import Kronecker
 from kernelfield.linalg.sparse_factor import CHUNK, SparseFactor, Terms, blocks, keep
 
 NEIGHBOURS = 64  # of a cell: 100^2 cells take a second and a half, and are known within a nat
-ROOM = (
-    3.0  # near cells for each neighbour and share that is observed: half of them come later; few nearer ones are missed
-)
+# Near cells for each neighbour and share that is observed: half of them come later, and few nearer ones are missed.
+ROOM = 3.0
 
 
 def nearest(S: Kronecker, observed: Tensor, spread: Tensor, neighbours: int = NEIGHBOURS) -> SparseFactor:

@@ -192,5 +192,5 @@ def test_two_standard_errors_of_a_few_probes_hold_the_determinant_nineteen_times
         generator = torch.Generator().manual_seed(seed)
         found = log_determinant(lambda X: A @ X, A[0], probes=6, generator=generator)
         held += abs(found.value - exact) < 2 * found.error
-    # Four standard errors of a share of 95% of 600.
-    assert held / times > 0.95 - 4 * (0.95 * 0.05 / times) ** 0.5 + 0.01
+    # Three standard errors above the share that would hold without.
+    assert held / times > 0.9 + 3 * (0.9 * 0.1 / times) ** 0.5
