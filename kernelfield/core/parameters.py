@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
+from os import PathLike
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -43,7 +44,8 @@ def require_types(model: BaseEstimator) -> None:
             require_types(value)
         elif types and not any(MATCHES[kind](value) for kind in types):
             wanted = " or ".join(NAMES[kind] for kind in types)
-            raise ValueError(f"{name} of {type(model).__name__} must be {wanted}, got {value!r}")
+            remedy = "; use str(...)" if str in types and isinstance(value, PathLike) else ""
+            raise ValueError(f"{name} of {type(model).__name__} must be {wanted}, got {value!r}{remedy}")
 
 
 def _is_switch(value: Any) -> bool:

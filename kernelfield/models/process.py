@@ -151,8 +151,6 @@ class Process(Model):
 
     def _check(self) -> None:
         check_settings(self)
-        if not isinstance(self.checkpoint, str | None):
-            raise ValueError(f"checkpoint must be the name of a folder as text, got {self.checkpoint!r}; use str(...)")
         if self.learn_mixing and not self.mixing.shapes:
             raise ValueError(
                 f"{self.mixing} has no shape to learn, and its unit is learned as the output scale of the kernel; "

@@ -99,7 +99,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(few, tmp_path):
 def test_a_place_where_nothing_can_be_kept_is_refused_before_the_work(few, tmp_path):
     with pytest.raises(FileNotFoundError):
         fit(str(tmp_path / "not" / "there"))
-    with pytest.raises(ValueError, match="name of a folder as text, got PosixPath"):
+    with pytest.raises(ValueError, match=r"checkpoint of Process must be a text or None, got PosixPath.*; use str"):
         fit(Path("run"))
 
 

@@ -15,6 +15,7 @@ Tabular Models".
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class PriorFitted(Model):
     True
     """
 
-    checkpoint: str | None = None
+    checkpoint: str | Path | None = None
     rows: int | None = None
 
     def fit(self, data: Data, *, generator: torch.Generator) -> "FittedPriorFitted":

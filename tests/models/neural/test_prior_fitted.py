@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from kernelfield.core.contracts import Data
 from kernelfield.estimators.persistence import load, save
 from kernelfield.estimators.regressor import FieldRegressor
-from kernelfield.models.neural.prior_checkpoint import Checkpoint, shipped
+from kernelfield.models.neural.prior_checkpoint import Checkpoint, located, shipped
 from kernelfield.models.neural.prior_fitted import PriorFitted
 from kernelfield.models.neural.prior_training import recipes
 from tests.laws import obeys_posterior_laws
@@ -139,6 +139,12 @@ def test_constant_targets_are_predicted():
     data = table(150)
     regressor = FieldRegressor(PriorFitted(), random_state=0).fit(data.X.numpy(), 7.0 + 0 * data.Y.numpy())
     assert_close(torch.tensor(regressor.predict(data.X.numpy())), torch.full((150, 1), 7.0), rtol=1e-8, atol=0)
+
+
+def test_a_checkpoint_may_be_a_path_or_its_text():
+    data, file = table(6, 1), located("rbf")
+    laws = [fitted(data, checkpoint=one).posterior(data.X) for one in ("rbf", file, str(file))]
+    assert torch.equal(laws[0].logits, laws[1].logits) and torch.equal(laws[0].logits, laws[2].logits)
 
 
 def test_a_saved_network_predicts_the_same(tmp_path):
