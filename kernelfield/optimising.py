@@ -37,6 +37,7 @@ from kernelfield.uq.search_report import SearchReport, Slice
 
 try:
     from optuna.distributions import CategoricalDistribution, IntDistribution
+    from optuna.exceptions import OptunaError
     from optuna.trial import FrozenTrial, TrialState
 except ImportError as error:
     raise ImportError("optimisation needs botorch and optuna; pip install 'kernelfield[bo]'") from error
@@ -45,6 +46,7 @@ GRID = 41  # points of a slice
 SPREAD = 256  # points over which effects are averaged
 REST = 19  # times what a page took to write, for which the next one waits: a twentieth of a run goes into pages
 SURROGATE_ERRORS = (ArithmeticError, MemoryError, RuntimeError, ValueError)  # of models, the user's own among them
+PAGE_ERRORS = (*SURROGATE_ERRORS, LookupError, OSError, OptunaError, TypeError)  # of disks, storages and odd values too
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
@@ -181,7 +183,7 @@ def keep_report(
             return
         try:
             write_report(optimizer, path, storage=storage, seed=seed)
-        except Exception as error:  # days of trials must not end for a page, whatever it came upon
+        except PAGE_ERRORS as error:  # days of trials must not end for a page
             why = str(error) or type(error).__name__
             warnings.warn(f"the page was not written, and the run goes on: {why}", stacklevel=2)
         due = time.monotonic() + max(seconds, REST * (time.monotonic() - begun))

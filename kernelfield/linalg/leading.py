@@ -22,7 +22,7 @@ from kernelfield.linalg.preconditioner import LowRankPlusDiagonal
 
 LEVEL = 1e-3  # of the noise: what is left out below it costs a step or two, and nothing of a determinant that shows
 RANK = 512  # the most eigenvectors
-CLOSE = 1.0  # of the noise: where more is left out, nearest cells tell more of it: see benchmarks/grids
+CLOSE = 1.0  # of the noise: where more is left out the kernel is rough, and nearest cells tell more of it
 ROOM = 2**25  # numbers of F at most: 256 MB in double precision
 
 

@@ -13,7 +13,8 @@ nearest have ranks in a hyperbolic cross.
 Where a kernel is rough, what is near to a cell tells most of it; where it is smooth, `leading` does better.
 
 Sources: Kaporin (1994), "New convergence results and preconditioning strategies for the conjugate gradient method", for
-factors of unit diagonal; Kang & Katzfuss (2023), "Correlation-based Sparse Inverse Cholesky Factorization".
+factors of unit diagonal; Kang & Katzfuss (2023), "Correlation-based sparse inverse Cholesky factorization for fast
+Gaussian-process inference", for the distance.
 """
 
 import math

@@ -15,10 +15,11 @@ from kernelfield.linalg.ranks import Ranks, join, leave
 # What is imported once, in the process from which ranks are forked before any of them has a thread.
 PRELOADED = ["tests.distributed.tasks"]
 TIMEOUT = 20.0  # seconds that a rank waits for another
+EXPECTED = (ArithmeticError, AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def together(function: Callable[..., Any], world: int, *args: Any, timeout: float = TIMEOUT) -> list[Any]:
-    """What a function of (ranks, *args) returns on each rank, an exception included; the exit code of one that died."""
+    """What a function of (ranks, *args) returns on each rank, an error included; the exit code of one that died."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +60,7 @@ def _live(
         ranks: Ranks = join(f"file://{meeting}", rank=rank, world=world, timeout=timeout)
         answer = function(ranks, *args)
         leave()
-    except Exception as error:  # a test may expect any error of a rank, which is sent to it and looked at there
+    except EXPECTED as error:  # which is sent to the test and looked at there; a rank dies of any other
         answer = error
     # In bytes: torch would send tensors by handles, which do not outlive their process.
     connection.send_bytes(pickle.dumps(answer))

@@ -40,13 +40,8 @@ def test_leading_eigenvectors_leave_next_to_nothing_of_a_smooth_grid(share):
     determinant = solver.determinant
     assert determinant.error < 0.02
     assert abs(determinant.value - torch.logdet(A).item()) < max(6 * determinant.error, 1e-6)
-    by_factors, by_scale, by_noise = dense_gradient(factors, spread, 1.3, observed, Y, c=0.7)
     # Traces are means over four random vectors: 1e-3 is what they leave after the leading eigenvectors.
-    pull = solver.pull(found.X, c=0.7)
-    for mine, wanted in zip(pull.factors, by_factors, strict=True):
-        assert_close(symmetric(mine), symmetric(wanted), rtol=0, atol=1e-3 * wanted.abs().max().item())
-    assert_close(pull.scale, by_scale, rtol=1e-3, atol=0)
-    assert_close(pull.noise, by_noise[0], rtol=0, atol=1e-3 * by_noise[0].abs().max().item())
+    assert max(slopes_off(factors, spread, observed, solver, found.X, Y)) < 1e-3
 
 
 def test_the_trace_tells_most_of_what_a_few_eigenvectors_leave(monkeypatch):
@@ -59,6 +54,19 @@ def test_the_trace_tells_most_of_what_a_few_eigenvectors_leave(monkeypatch):
     monkeypatch.setattr("kernelfield.linalg.uneven.SURE", math.inf)
     blind = record((25, 25), 0.4, "matern12", 0.3, noise=0.03)[-1].determinant
     assert abs(blind.value - exact) < 6 * blind.error and determinant.error < blind.error / 3
+
+
+def slopes_off(factors, spread, observed, solver, X, Y):
+    """How far slopes in factors, scale and noise are from those of dense algebra, as shares of the largest of each."""
+    by_factors, by_scale, by_noise = dense_gradient(factors, spread, 1.3, observed, Y, c=0.7)
+    pull = solver.pull(X, c=0.7)
+    pairs = [(symmetric(mine), symmetric(wanted)) for mine, wanted in zip(pull.factors, by_factors, strict=True)]
+    in_factors = max(off(mine, wanted) for mine, wanted in pairs)
+    return in_factors, off(pull.scale, by_scale), off(pull.noise, by_noise[0])
+
+
+def off(mine, wanted):
+    return ((mine - wanted).abs().max() / wanted.abs().max()).item()
 
 
 def log_determinant(factors, spread, observed):
@@ -79,13 +87,10 @@ def test_the_nearest_cells_tell_a_rough_grid(monkeypatch):
     determinant = solver.determinant
     assert determinant.error < 0.01
     assert abs(determinant.value - torch.logdet(A).item()) < 6 * determinant.error
-    by_factors, by_scale, by_noise = dense_gradient(factors, spread, 1.3, observed, Y, c=0.7)
-    pull = solver.pull(found.X, c=0.7)
-    # Traces are means over 16 random vectors of what the nearest cells leave.
-    for mine, wanted in zip(pull.factors, by_factors, strict=True):
-        assert_close(symmetric(mine), symmetric(wanted), rtol=0, atol=1e-2 * wanted.abs().max().item())
-    assert_close(pull.scale, by_scale, rtol=1e-3, atol=0)
-    assert_close(pull.noise, by_noise[0], rtol=0, atol=1e-2 * by_noise[0].abs().max().item())
+    # Traces are means over 16 random vectors of what the nearest cells leave: over twelve seeds of them 3e-4 of the
+    # largest slope in a factor, 4e-5 of that in the scale and 8e-5 of those in the noise; five times as much is chance.
+    in_factors, in_scale, in_noise = slopes_off(factors, spread, observed, solver, found.X, Y)
+    assert in_factors < 1.5e-3 and in_scale < 2e-4 and in_noise < 4e-4
 
 
 def test_a_standard_error_is_one_over_many_seeds(monkeypatch):
