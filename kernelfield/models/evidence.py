@@ -16,19 +16,23 @@ the mixing law enter E alone.
 Sources: Rasmussen & Williams (2006), eq. (2.30), (2.42) and (5.9); Shah et al. (2014), eq. (6).
 """
 
+import copy
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from gpytorch.kernels import Kernel
+from gpytorch.priors import Prior
 from torch import Tensor
 
 from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import Mixing
 from kernelfield.core.numerics import SMALL
 from kernelfield.linalg.dense import Dense
-from kernelfield.models.covariance import Covariance
+from kernelfield.models.covariance import Covariance, covariance
+from kernelfield.models.search import Settings
 
 NOISE_REACH = (1e-6, 1e1)  # bounds of the noise, in mean squares of the targets about their mean
 MIXING_REACH = (0.05, 100.0)  # bounds of the shapes of a mixing law; beyond, it is hardly a law or hardly random
@@ -103,11 +107,20 @@ def log_evidence(solver: Dense, fit: Fit, mixing: Mixing) -> float:
     return value - 0.5 * m * solver.logdet().item() - 0.5 * n * m * math.log(2 * math.pi)
 
 
+class Learning(Settings, Protocol):
+    """What a process says of its hyperparameters."""
+
+    learn_noise: bool
+    learn_mixing: bool
+    noise_prior: Prior | None
+
+
 class Objective:
     """Minus the log posterior of theta, a point, and its slope.
 
     theta : kernel parameters, log noise if `learn`, logs of the shapes of the mixing law if
         `learn_mixing`.
+    noise_prior : whose density in the noise counts beside those of the kernel's priors, where the noise is learned.
     """
 
     def __init__(
@@ -120,7 +133,9 @@ class Objective:
         *,
         learn: bool,
         learn_mixing: bool = False,
+        noise_prior: Prior | None = None,
     ):
+        self.noise_prior = None if noise_prior is None else copy.deepcopy(noise_prior).double().cpu()
         self.covariance, self.mixing, self.learn = covariance, mixing, learn
         self.Y, self.H = data.Y, trend(data.X)
         self.YH = torch.cat([self.Y, self.H], -1)
@@ -130,6 +145,20 @@ class Objective:
         self.size = mean_square(self.Y, self.H)
         n = len(self.Y)  # the inverse of few rows keeps its place, column by column, as LAPACK has it
         self.inverse = self.Y.new_empty(n, n).mT if n <= SMALL else None
+
+    @classmethod
+    def of(cls, model: Learning, kernel: Kernel, data: Data) -> "Objective":
+        """What a process with such settings, whose noise is a variance, maximises on data."""
+        return cls(
+            covariance(kernel, data.X),
+            data,
+            Trend.of(model.mean, data.X),
+            model.mixing,
+            float(model.noise),
+            learn=model.learn_noise,
+            learn_mixing=model.learn_mixing,
+            noise_prior=model.noise_prior,
+        )
 
     def bounds(self) -> list[tuple[float, float]]:
         box = self.covariance.bounds(self.size)
@@ -165,10 +194,24 @@ class Objective:
         parameters, noise, mixing = self.split(theta)
         with torch.inference_mode() if self.covariance.graph_free else torch.no_grad():
             value, gradient = self._evidence(parameters, noise, mixing)
-        prior, tilt = self.covariance.log_prior(parameters)
+        prior, tilt = self.log_prior(theta)
         count = self.Y.numel()
-        gradient[: len(parameters)] += tilt
-        return -(value + prior) / count, -gradient / count
+        return -(value + prior) / count, -(gradient + tilt) / count
+
+    def log_prior(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """The log density of the priors of kernel and noise, in nats, and its gradient in theta."""
+        parameters, noise, _ = self.split(theta)
+        value, tilt = self.covariance.log_prior(parameters)
+        gradient = np.zeros(len(theta))
+        gradient[: len(parameters)] = tilt
+        if self.noise_prior is None:
+            return value, gradient
+        with torch.inference_mode(False), torch.enable_grad():
+            at = torch.tensor(noise, dtype=torch.double, requires_grad=True)
+            density = self.noise_prior.log_prob(at)
+            (slope,) = torch.autograd.grad(density, at)
+        gradient[len(parameters)] = noise * slope.item()
+        return value + density.item(), gradient
 
     def _evidence(self, parameters: np.ndarray, noise: float, mixing: Mixing) -> tuple[float, np.ndarray]:
         """The log evidence and its gradient in theta."""

@@ -183,7 +183,7 @@ class StochasticEvidence:
         self.held_at: np.ndarray | None = None  # where the last factor is from
 
     def __call__(self, theta: np.ndarray) -> Evaluation:
-        parameters, _, mixing = self.form.split(theta)
+        _, _, mixing = self.form.split(theta)
         with torch.no_grad():
             if self.held_at is not None and self.ladder.held is None:  # it was of an earlier run
                 self.ladder.system(*self._matrix(self.held_at))
@@ -193,8 +193,7 @@ class StochasticEvidence:
                 self.held_at = theta.copy()
             self.last, inverse = found.X.tensor_split([found.X.shape[1] - PROBES], 1)
         slope = self._slope(system, self.last, *probes.pairs(inverse), mixing)
-        _, tilt = self.form.covariance.log_prior(parameters)
-        slope[: len(parameters)] += tilt
+        slope += self.form.log_prior(theta)[1]
         return Evaluation(-slope / self.Y.numel(), found.iterations, found.residual.max().item())
 
     def _matrix(self, theta: np.ndarray) -> tuple[KernelProduct, Tensor]:

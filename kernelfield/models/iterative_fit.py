@@ -18,12 +18,11 @@ from gpytorch.kernels import Kernel
 from kernelfield.core.contracts import Data
 from kernelfield.core.numerics import NotConverged, threads_for
 from kernelfield.linalg.ranks import here
-from kernelfield.models.covariance import covariance
-from kernelfield.models.evidence import Objective, Trend
+from kernelfield.models.evidence import Learning, Objective, Trend
 from kernelfield.models.fit import Search
 from kernelfield.models.iterative_evidence import PROBES, Ladder, StochasticEvidence
 from kernelfield.models.iterative_process import FittedIterativeProcess, SolvePlan
-from kernelfield.models.search import Settings, kernel_for, race, sample
+from kernelfield.models.search import kernel_for, race, sample
 from kernelfield.models.slope_record import SlopeRecord, request_of
 from kernelfield.models.slope_search import Descent, Evaluation, descend, hessian_at
 from kernelfield.models.solver_choice import Chosen, Solver, product_for, rank_for, single_fits
@@ -34,12 +33,10 @@ FULL_STEPS = 12  # evaluations on all rows, at most
 PRODUCTS = 60  # of one matrix that are expected in an evaluation
 
 
-class Fitting(Settings, Protocol):
+class Fitting(Learning, Protocol):
     """What an iterative fit reads of a `Process`."""
 
     kernel: Kernel | str | None
-    learn_noise: bool
-    learn_mixing: bool
     checkpoint: str | None
 
 
@@ -56,7 +53,7 @@ def fit_iteratively(model: Fitting, data: Data, chosen: Chosen, generator: torch
     with threads_for(len(data.X)):
         if model.steps:
             few = sample(data, SAMPLE, generator)
-            form = _form(model, kernel, few)
+            form = Objective.of(model, kernel, few)
             theta, searches = _guess(model, kernel, form, few, generator)
             if theta is not None:
                 if len(data.X) > 2 * MIDDLE and not (record is not None and record.begun):
@@ -74,16 +71,9 @@ def fit_iteratively(model: Fitting, data: Data, chosen: Chosen, generator: torch
 
 def _record(model: Fitting, data: Data, chosen: Chosen, seed: int) -> SlopeRecord:
     """The record of the search on all rows, begun or new."""
-    names = ("kernel", "mean", "noise", "mixing", "restarts", "steps", "learn_noise", "learn_mixing")
+    names = ("kernel", "mean", "noise", "mixing", "restarts", "steps", "learn_noise", "learn_mixing", "noise_prior")
     request = request_of(data, **{name: getattr(model, name) for name in names}, solver=chosen.solver)
     return SlopeRecord.open(str(model.checkpoint), request, seed, here())
-
-
-def _form(model: Fitting, kernel: Kernel, few: Data) -> Objective:
-    """The exact evidence of a few rows."""
-    learned = {"learn": model.learn_noise, "learn_mixing": model.learn_mixing}
-    trend = Trend.of(model.mean, few.X)
-    return Objective(covariance(kernel, few.X), few, trend, model.mixing, float(model.noise), **learned)
 
 
 def _guess(
@@ -95,7 +85,7 @@ def _guess(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)  # what the sample leaves undone, all rows go on with
         return race(
-            lambda part: form if part is few else _form(model, kernel, part),
+            lambda part: form if part is few else Objective.of(model, kernel, part),
             few,
             restarts=model.restarts,
             steps=model.steps,

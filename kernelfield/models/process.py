@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from gpytorch.kernels import Kernel
+from gpytorch.priors import Prior
 
 from kernelfield.core.contracts import Data, Model
 from kernelfield.core.mixing import Mixing, Unit
@@ -20,7 +21,6 @@ from kernelfield.kernels.named import NETWORKS
 from kernelfield.kernels.stationary import Stationary
 from kernelfield.linalg.dense import Dense
 from kernelfield.models.conditioned import FittedProcess, system
-from kernelfield.models.covariance import covariance
 from kernelfield.models.evidence import Objective, Trend
 from kernelfield.models.fit import Search
 from kernelfield.models.iterative_fit import fit_iteratively
@@ -52,6 +52,8 @@ class Process(Model):
         others scaled to the data. With more than 512 rows the starts race on 512 of them.
     steps : the most iterations of each search; 0 keeps the given hyperparameters.
     learn_noise : whether the noise is a hyperparameter or known.
+    noise_prior : the law of a noise that is learned, as any GPyTorch prior of a positive number; its density in that
+        variance counts in the fit. None leaves the noise to the evidence.
     learn_mixing : whether the shapes of the mixing law, such as alpha of an inverse gamma, are
         hyperparameters too. Its unit is not: the kernel's output scale does the same, so use a
         kernel that has one.
@@ -65,8 +67,8 @@ class Process(Model):
 
     Units: X and Y as given; `FieldRegressor` standardises both. Outputs share kernel and noise.
     Errors: ValueError for a noise that is not positive, an unknown mean, kernel or solver, a kernel for
-    another number of inputs, a law without shapes that is to be learned; MemoryError where what the solver
-    keeps does not fit.
+    another number of inputs, a prior of a noise that is not learned, a law without shapes that is to be learned;
+    MemoryError where what the solver keeps does not fit.
 
     >>> X = torch.linspace(0, 1, 9, dtype=torch.double)[:, None]
     >>> fitted = Process("rbf").fit(Data(X, torch.sin(6 * X)), generator=torch.Generator())
@@ -82,6 +84,7 @@ class Process(Model):
     steps: int = 200
     learn_noise: bool = True
     learn_mixing: bool = False
+    noise_prior: Prior | None = None
     solver: Solver = "auto"
     checkpoint: str | None = None
 
@@ -147,6 +150,11 @@ class Process(Model):
                 "a variance, or leave solver out"
             )
         self._refuse_checkpoint("leave checkpoint out")
+        if self.noise_prior is not None:
+            raise ValueError(
+                f"noise='student_t' has no variance for a prior, got noise_prior={self.noise_prior!r}; give noise as a "
+                "variance, or leave noise_prior out"
+            )
         return RobustProcess(self.kernel, self.mean, restarts=self.restarts, steps=self.steps)
 
     def _check(self) -> None:
@@ -155,6 +163,11 @@ class Process(Model):
             raise ValueError(
                 f"{self.mixing} has no shape to learn, and its unit is learned as the output scale of the kernel; "
                 "leave learn_mixing out"
+            )
+        if self.noise_prior is not None and not self.learn_noise:
+            raise ValueError(
+                f"learn_noise=False holds the noise at {self.noise:g}, so that noise_prior={self.noise_prior!r} has "
+                "nothing to say; leave one of them out"
             )
 
     def _refuse_checkpoint(self, remedy: str) -> None:
@@ -175,11 +188,11 @@ class Process(Model):
 
     def _learn(self, kernel: Kernel, data: Data, generator: torch.Generator) -> tuple[float, Mixing, list[Search]]:
         """Set the kernel's parameters to the best found; returns the noise, the mixing law and the record."""
-        whole = self._objective(kernel, data)
+        whole = Objective.of(self, kernel, data)
         if all(low == high for low, high in whole.bounds()):  # every hyperparameter is held
             return float(self.noise), self.mixing, []
         theta, searches = race(
-            lambda part: whole if part is data else self._objective(kernel, part),
+            lambda part: whole if part is data else Objective.of(self, kernel, part),
             data,
             restarts=self.restarts,
             steps=self.steps,
@@ -188,8 +201,3 @@ class Process(Model):
         parameters, noise, mixing = whole.split(theta)
         whole.covariance.assign(parameters)
         return noise, mixing, searches
-
-    def _objective(self, kernel: Kernel, data: Data) -> Objective:
-        trend = Trend.of(self.mean, data.X)
-        learned = {"learn": self.learn_noise, "learn_mixing": self.learn_mixing}
-        return Objective(covariance(kernel, data.X), data, trend, self.mixing, float(self.noise), **learned)

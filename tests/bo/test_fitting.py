@@ -1,9 +1,13 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from botorch.test_functions import Hartmann
+from gpytorch.priors import GammaPrior
 
 from kernelfield.bo.fitting import Fitted, Record, fit, recipe
+from kernelfield.bo.problems.catalogue import problem
 from kernelfield.kernels.stationary import RBF
 from kernelfield.models.neural.ensemble import Ensemble
 from kernelfield.models.neural.train import Training
@@ -105,6 +109,42 @@ def test_constant_values_can_be_fitted() -> None:
     X, y = trials(6)
     one = fit(Process(), X, torch.full_like(y, 4.0), generator=torch.Generator().manual_seed(0)).surrogate
     assert one.posterior(X).mean.flatten() == pytest.approx([4.0] * 6)
+
+
+def test_a_network_takes_no_function_for_noise() -> None:
+    """Of fifteen values in six dimensions an evidence alone puts all of their variance into noise."""
+    X = torch.from_numpy(np.random.default_rng(0).uniform(size=(15, 6)))
+    y = Hartmann()(X)
+    plain, one = (
+        fit(model, X, y, generator=torch.Generator().manual_seed(0)).surrogate
+        for model in (Process("nngp", noise_prior=GammaPrior(1.0, 1e-6)), Process("nngp"))
+    )
+    assert plain.inner.noise > 0.5
+    assert one.inner.noise < 0.1
+    away = torch.rand(100, 6, generator=torch.Generator().manual_seed(1))
+    unsure, sure = (each.posterior(away).variance.sqrt().mean() for each in (one, plain))
+    assert unsure > 0.4 * y.std() > sure
+
+
+def test_a_network_learns_the_noise_that_trials_show() -> None:
+    X, y = trials(60)
+    noisy = y + 20 * torch.randn(60, generator=torch.Generator().manual_seed(1))
+    one = fit(Process("nngp"), X, noisy, generator=torch.Generator().manual_seed(0)).surrogate
+    learned = one.inner.noise**0.5 * one.to_model_y.scale.item()
+    # Sixty values tell a deviation to within a tenth; the prior draws it down by as much.
+    assert learned == pytest.approx(20, rel=0.3)
+
+
+def test_two_hundred_inputs_leave_a_network_unsure() -> None:
+    """With input scales as free as those of few inputs the deviation is a quarter of the error."""
+    question = problem("polynomial")
+    draws = np.random.default_rng(0).uniform(size=(120, 200))
+    y = np.array([question(dict(zip(question.space.parameters, x, strict=True))).values[0] for x in draws.tolist()])
+    X, Y = torch.from_numpy(draws), torch.from_numpy(y)
+    law = fit(Process("nngp"), X[:60], Y[:60], generator=torch.Generator().manual_seed(0)).surrogate.posterior(X[60:])
+    gap = law.mean.flatten() - Y[60:]
+    assert gap.square().mean() < 0.95 * Y[60:].var()
+    assert 0.5 < (gap.square() / law.variance.flatten()).mean() < 2
 
 
 def test_a_recipe_is_a_name_a_model_or_a_kernel() -> None:

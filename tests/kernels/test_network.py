@@ -160,6 +160,15 @@ def test_priors_have_a_say():
     assert kernel.scales_prior.log_prob(kernel.scales).shape == kernel.scales.shape
 
 
+@pytest.mark.parametrize("d", [1, 16, 400])
+def test_networks_start_at_the_mode_of_their_prior_which_is_tighter_the_more_inputs_there_are(d):
+    kernel = named("nngp", torch.linspace(0.5, 2, d), torch.tensor(3.0))
+    prior, scales = kernel.scales_prior, kernel.scales.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(prior.log_prob(scales).sum(), scales)
+    assert_close(slope * scales, torch.zeros_like(scales), atol=1e-9, rtol=0)
+    assert_close(prior.scale.square()[:d].sum(), torch.tensor(3 * d**0.5))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -4,8 +4,10 @@ import gpytorch
 import numpy as np
 import pytest
 import torch
+from botorch.models import SingleTaskGP
 from gpytorch.constraints import Interval
 from gpytorch.kernels import RBFKernel, ScaleKernel
+from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.priors import GammaPrior, LogNormalPrior
 from scipy.optimize import approx_fprime
 
@@ -33,10 +35,10 @@ KERNELS = {
 }
 
 
-def objective(name, *, mean="constant", mixing=None, weight=None, learn=True):
+def objective(name, *, mean="constant", mixing=None, weight=None, learn=True, **options):
     kernel = KERNELS[name]().double()
     data = Data(X, Y, weight)
-    return Objective(covariance(kernel, X), data, Trend.of(mean, X), mixing or Unit(), 0.3, learn=learn)
+    return Objective(covariance(kernel, X), data, Trend.of(mean, X), mixing or Unit(), 0.3, learn=learn, **options)
 
 
 def check(target):
@@ -89,6 +91,26 @@ def test_the_value_is_the_log_density_of_gpytorch_with_its_priors():
     priors = sum(prior.log_prob(get(module)).sum() for _, module, prior, get, _ in kernel.named_priors())
     expect = -(law.log_prob(Y.mT).sum() + priors) / 28
     assert target(target.given())[0] == pytest.approx(expect.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("prior", [GammaPrior(1.0, 15.0), LogNormalPrior(-4.0, 1.0)])
+def test_a_prior_of_the_noise_counts_as_in_gpytorch(prior):
+    shapes = {"mixing": InverseGamma(2.0, 1.5), "learn_mixing": True}
+    for name in ("other priors", "softplus"):
+        check(objective(name, noise_prior=prior))
+        check(objective(name, noise_prior=prior, **shapes))
+    kernel = KERNELS["other priors"]().double()
+    likelihood = GaussianLikelihood(noise_prior=prior).double()
+    likelihood.noise = 0.3
+    y = Y[:, 0] - Y[:, 0].mean()
+    model = SingleTaskGP(X, y[:, None], likelihood=likelihood, covar_module=kernel, outcome_transform=None)
+    model.mean_module = gpytorch.means.ZeroMean()
+    model.train()
+    theirs = gpytorch.ExactMarginalLogLikelihood(likelihood, model)(model(X), y).item()
+    ours = Objective(
+        covariance(kernel, X), Data(X, y[:, None]), Trend.of("zero", X), Unit(), 0.3, learn=True, noise_prior=prior
+    )
+    assert -ours(ours.given())[0] == pytest.approx(theirs, rel=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["zero", "constant", "linear"])

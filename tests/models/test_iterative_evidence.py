@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from gpytorch.priors import GammaPrior
 from scipy import stats
 from torch.testing import assert_close
 
@@ -34,11 +35,11 @@ def kernel():
     return made
 
 
-def both(data, mixing=None, *, mean="constant", learn_mixing=False, solver="iterative"):
+def both(data, mixing=None, *, mean="constant", learn_mixing=False, solver="iterative", noise_prior=None):
     """The exact objective and the stochastic one, of the same rows."""
     own, mixing = kernel(), mixing or Unit()
     trend = Trend.of(mean, data.X)
-    options = {"learn": True, "learn_mixing": learn_mixing}
+    options = {"learn": True, "learn_mixing": learn_mixing, "noise_prior": noise_prior}
     exact = Objective(covariance(own, data.X), data, trend, mixing, 0.05, **options)
     ladder = Ladder(solver, 40, 1)
     return exact, StochasticEvidence(exact, data, trend, lambda: kernel_product(own, data.X), ladder)
@@ -62,7 +63,8 @@ def test_with_all_directions_for_random_ones_the_slope_is_exact(
     mean, mixing, learn_mixing, outputs, weighted, monkeypatch
 ):
     data = rows(60, outputs=outputs, weighted=weighted)
-    exact, evidence = both(data, mixing, mean=mean, learn_mixing=learn_mixing)
+    prior = GammaPrior(1.0, 15.0)
+    exact, evidence = both(data, mixing, mean=mean, learn_mixing=learn_mixing, noise_prior=prior)
     Basis(evidence, monkeypatch)
     monkeypatch.setattr(iterative_evidence, "SEARCHING", 1e-10)
     theta = exact.given()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gpytorch.kernels import PeriodicKernel, RBFKernel, ScaleKernel
+from gpytorch.priors import GammaPrior
 from scipy import stats
 from sklearn.base import clone
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -20,6 +21,8 @@ from kernelfield.core.contracts import Data
 from kernelfield.core.mixing import InverseGamma, Unit
 from kernelfield.kernels.stationary import RBF, Matern
 from kernelfield.models.process import Process
+
+PRIOR = GammaPrior(1.0, 15.0)
 
 STUDENT = InverseGamma(2.0, 3.0)
 XS = torch.linspace(-3, 3, 7)[:, None]
@@ -304,6 +307,11 @@ def test_hyperparameters_are_named_and_positive(data):
         (Process(noise=0.0), "noise must be a positive variance, got 0; give"),
         (Process(noise=-0.1), "got -0.1"),
         (Process(noise=math.nan), "got nan"),
+        (Process(learn_noise=False, noise_prior=PRIOR), "holds the noise at 0.1, .* leave one of them"),
+        (
+            Process(noise="student_t", noise_prior=PRIOR),
+            "no variance for a prior, got noise_prior=Gamma",
+        ),
         (Process(mean="quadratic"), "mean must be .*, got 'quadratic'"),
         (Process("cubic"), "kernel must be a GPyTorch kernel or one of .*, got 'cubic'"),
         (Process(restarts=0), "restarts must be at least 1, got 0"),
