@@ -172,6 +172,8 @@ def weighed(points: Points, w: tuple[Scale, ...]) -> Points:
     """Inputs times one scale each; scales are floats, or of shape (*b, 1, 1)."""
     if len(w) != points.channels:
         raise ValueError(f"the inputs have {points.channels} channels, but w has {len(w)} scales: {_shown(w)}")
+    if not any(isinstance(s, Tensor) for s in w):
+        return replace(points, x=points.x * points.x.new_tensor(w))
     scales = [torch.as_tensor(s).to(points.x) for s in w]
     return replace(points, x=points.x * torch.cat([s if s.ndim else s.reshape(1, 1) for s in scales], -1))
 
