@@ -90,6 +90,18 @@ def test_every_proof_that_the_papers_page_names_exists() -> None:
         assert f"def {name}(" in (ROOT / file).read_text(), f"{file} has no {name}"
 
 
+def test_every_paper_has_its_title_in_its_row_or_in_one_above() -> None:
+    titled: set[str] = set()
+    for row in re.findall(r"^\| (.+?) \| ", (ROOT / "docs" / "papers.md").read_text(), flags=re.MULTILINE)[1:]:
+        for paper in row.split("; "):
+            if paper.endswith(", as above"):
+                assert paper.removesuffix(", as above") in titled, f"{paper} is not above"
+            elif not paper.startswith("the same, "):
+                authors, *title = re.split(r", (?=[\"*])", paper, maxsplit=1)
+                assert title, f"{paper} has no title"
+                titled.add(authors)
+
+
 def test_the_page_on_choosing_a_model_lists_all_that_have_a_name() -> None:
     rows = re.findall(r"^\| `(\S+)` \|", (ROOT / "docs" / "choose_a_model.md").read_text(), flags=re.MULTILINE)
     assert set(rows) == {*MODELS, *CLASSIFIERS}

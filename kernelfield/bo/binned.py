@@ -7,8 +7,7 @@ outwards: with t = (best - edge) / std and g(t) = phi(t) - t (1 - Phi(t)),
     upper  2 std g(t) for t > 0, else std sqrt(2 / pi) - std t,
     lower  std (2 |t| Phi(|t|) - |t| - 2 phi(0) + 2 phi(t)) for t < 0, else zero.
 
-Source: Mueller et al. (2023), "PFNs4BO: In-Context Learning for Bayesian Optimization", for the idea; they
-take the midpoint of the bin that holds `best`.
+Source: Mueller et al. (2023), "PFNs4BO: In-Context Learning for Bayesian Optimization", for bins.
 """
 
 import math

@@ -7,7 +7,7 @@ it and those that are still under way, over draws of their values from the poste
     log EI(x | chosen) = log mean_s EI(mean_s(x), std(x), best_s),    best_s = max(best, draws of the chosen).
 
 Sources: Jones, Schonlau & Welch (1998), "Efficient Global Optimization of Expensive Black-Box Functions"; Snoek,
-Larochelle & Adams (2012), "Practical Bayesian Optimization of Machine Learning Algorithms", section 3.2, for what is
+Larochelle & Adams (2012), "Practical Bayesian Optimization of Machine Learning Algorithms", section 3.3, for what is
 under way.
 """
 

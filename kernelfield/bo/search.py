@@ -1,7 +1,7 @@
 """The greatest value of an acquisition function over a space.
 
 Many points of a scrambled Sobol sequence and perturbations of the best trials are compared; from the
-best of them, and others drawn in proportion to exp(value), searches start. Columns of real numbers climb
+best of them, and others drawn in proportion to exp(standardised value), searches start. Columns of real numbers climb
 by L-BFGS-B, all searches at once, so that each step is one evaluation of a batch. Discrete parameters
 are held meanwhile, and then tried value by value, the best change of each search taken, until neither
 way gains anything.

@@ -13,7 +13,8 @@ of its own: it is a kernel of d + 1 columns.
 
 Sources: Swersky, Snoek & Adams (2014), "Freeze-Thaw Bayesian Optimization", for the mixture of exponentials; Klein,
 Tiao, Lienart, Archambeau & Seeger (2020), "Model-based Asynchronous Hyperparameter and Neural Architecture Search", for
-both kernels.
+what all curves lose; for independent rungs the documentation of Syne Tune, Salinas, Seeger, Klein, Perrone, Wistuba &
+Archambeau (2022), "Syne Tune: A Library for Large Scale Hyperparameter Tuning and Reproducible Research".
 """
 
 import copy

@@ -6,9 +6,10 @@ With z of covariance P, any preconditioner, E (A^-1 z)(P^-1 z)' = A^-1, so that
 
 which for a P near A has the variance of the symmetric form A^-1/2 dA A^-1/2.
 
-Sources: Hutchinson (1990), A stochastic estimator of the trace of the influence matrix; Gardner et al. (2018),
-GPyTorch, for probes of the preconditioner's covariance; Lin et al. (2024), Improving linear system solvers for
-hyperparameter optimisation in iterative Gaussian processes (arXiv 2405.18457).
+Sources: Hutchinson (1990), "A Stochastic Estimator of the Trace of the Influence Matrix for Laplacian Smoothing
+Splines"; Gardner et al. (2018), "GPyTorch: Blackbox Matrix-Matrix Gaussian Process Inference", for probes of the
+preconditioner's covariance; Lin et al. (2024), "Improving Linear System Solvers for Hyperparameter Optimisation in
+Iterative Gaussian Processes".
 """
 
 from dataclasses import dataclass

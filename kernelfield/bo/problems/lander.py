@@ -9,7 +9,7 @@ off by more than a threshold:
 or turn = w8 and climb = -y' w9 once a leg stands. The objective is the mean reward of 50 seeded flights.
 
 Source: Eriksson, Pearce, Gardner, Turner & Poloczek (2019), "Scalable Global Optimization via Local Bayesian
-Optimization", section 3.3; the controller is the heuristic of the environment, its constants made parameters.
+Optimization", section 3.4; the controller is the heuristic of the environment, its constants made parameters.
 """
 
 from collections.abc import Callable, Mapping
