@@ -87,8 +87,8 @@ OPTIMA = 16  # functions drawn, of whose greatest values joint entropy search le
 class Situation:
     """What is known when a point is to be suggested.
 
-    Shapes: X (n, d) trials, Y (n, m) more is better, feasible (n,), pending (p, d), reference (m,), weight (n,) of the
-        values of the first objective where their noise is known.
+    Shapes: X (n, d) trials, Y (n, m) more is better, C (n, c) feasible where at most 0, NaN where unknown, pending
+        (p, d), reference (m,), weight (n,) of the values of the first objective where their noise is known.
     Units: X and pending lie in the unit cube. The surrogates of m objectives and of c constraints speak in the units of
         Y, as does the reference, and of the constraints.
     """
@@ -97,7 +97,7 @@ class Situation:
     constraints: Sequence[Scaled]
     X: Tensor
     Y: Tensor
-    feasible: Tensor
+    C: Tensor
     pending: Tensor
     reference: Tensor | None = None
     seed: int = 0
@@ -113,6 +113,15 @@ class Situation:
         """Posterior means (n, m) at the trials."""
         with torch.no_grad():
             return torch.cat([one.posterior(self.X).mean for one in self.objectives], -1)
+
+    @cached_property
+    def feasible(self) -> Tensor:
+        """Which trials (n,) keep their constraints, those not told being as they are expected."""
+        if not self.constraints:
+            return torch.ones_like(self.X[:, 0], dtype=torch.bool)
+        with torch.no_grad():
+            expected = torch.cat([one.posterior(self.X).mean for one in self.constraints], -1)
+        return (torch.where(self.C.isnan(), expected, self.C) <= 0).all(-1)
 
     @cached_property
     def best(self) -> float:

@@ -246,3 +246,15 @@ def test_processes_that_ask_at_the_same_moment_go_apart(monkeypatch: pytest.Monk
     space = Space(study.trials[0].distributions)  # type: ignore[arg-type]
     first, second = space.encode([told.parameters for told in written])
     assert np.abs(first - second).max() > 0.01
+
+
+def test_a_constraint_that_is_told_only_where_it_is_broken_is_found_and_kept() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        if x > 0.6:
+            trial.set_constraint("size", 1e6)
+        return -x
+
+    study = optuna.create_study(sampler=FieldSampler(startup_trials=5, budget=QUICK, seed=0))
+    study.optimize(objective, n_trials=15)
+    assert 0.57 < study.best_params["x"] <= 0.6

@@ -72,6 +72,28 @@ def test_without_a_feasible_trial_the_search_is_for_one() -> None:
     assert suggest(SPACE, known, settings(), UP, seed=0).parameters["a"] < 0.5
 
 
+def unsaid(C: np.ndarray, where: np.ndarray) -> History:
+    """Values that grow to the right, and a constraint not told where so marked."""
+    known = past(20)
+    return replace(known, Y=known.X[:, :1], C=np.where(where, np.nan, C)[:, None])
+
+
+@pytest.mark.parametrize("name", ["log_ei", "qlog_nei"])
+def test_a_constraint_that_few_trials_tell_is_kept(name: str) -> None:
+    """The best trials, which have not told, break it; taken at their word they would leave nothing to be gained."""
+    limit = past(20).X[:, 0] - 0.5
+    told = suggest(SPACE, unsaid(limit, limit > 0.1), settings(acquisition=name), UP, seed=2)
+    assert 0.3 < told.parameters["a"] < 0.65
+
+
+@pytest.mark.parametrize("known", [0, 1])
+@pytest.mark.parametrize("name", ["log_ei", "qlog_nei", "thompson"])
+def test_a_constraint_of_which_next_to_nothing_is_known_stops_nothing(name: str, known: int) -> None:
+    told = suggest(SPACE, unsaid(np.full(20, -1.0), np.arange(20) >= known), settings(acquisition=name), UP, seed=2)
+    assert told.parameters["a"] > 0.8
+    assert len(told.records) == 1 + known
+
+
 @pytest.mark.parametrize("name", ["log_ei", "qlog_nei"])
 def test_a_pending_trial_is_not_suggested_again(name: str) -> None:
     known = past()
