@@ -1,4 +1,5 @@
 import pickle
+import re
 
 import numpy as np
 import optuna
@@ -258,3 +259,50 @@ def test_a_constraint_that_is_told_only_where_it_is_broken_is_found_and_kept() -
     study = optuna.create_study(sampler=FieldSampler(startup_trials=5, budget=QUICK, seed=0))
     study.optimize(objective, n_trials=15)
     assert 0.57 < study.best_params["x"] <= 0.6
+
+
+def ranged(ranges: dict[int, tuple[float, float]], space: Space | None = None) -> optuna.Study:
+    """A study of a parameter whose range is another one from trials of these numbers on."""
+
+    def objective(trial: optuna.Trial) -> float:
+        low, high = ranges[max(first for first in ranges if first <= trial.number)]
+        return (trial.suggest_float("x", low, high) - 1.5) ** 2 + trial.suggest_float("y", 0.0, 1.0)
+
+    study = optuna.create_study(sampler=FieldSampler(space=space, startup_trials=5, budget=QUICK, seed=0))
+    study.optimize(objective, n_trials=14)
+    return study
+
+
+def test_a_range_that_grows_is_searched_and_earlier_trials_remain_data() -> None:
+    study = ranged({0: (0.0, 1.0), 8: (0.0, 2.0)})
+    assert study.best_value < 0.01
+    seen = study.sampler._known(study, Space(study.trials[-1].distributions), 99)  # type: ignore[attr-defined]
+    assert len(seen.X) == 14
+
+
+def test_a_range_that_shrinks_keeps_the_trials_within_it() -> None:
+    study = ranged({0: (0.0, 3.0), 8: (1.0, 1.4)})
+    inside = [t for t in study.trials if 1.0 <= t.params["x"] <= 1.4]
+    seen = study.sampler._known(study, Space(study.trials[-1].distributions), 99)  # type: ignore[attr-defined]
+    assert len(seen.X) == len(inside) < 14
+    assert study.best_value < 0.03
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [
+        (None, r"the objective asks for it in .*low=5\.0.*, where trials before had .*low=0\.0"),
+        (Space.of({"x": (0.0, 1.0), "y": (0.0, 1.0)}), r"the objective asks for it in .*low=5.*, where the space has"),
+        (Space.of({"y": (0.0, 1.0)}), "the space that FieldSampler was given lacks it; it has y"),
+    ],
+)
+def test_what_is_drawn_at_random_is_said_with_its_reason(
+    space: Space | None, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("kernelfield.bo.optuna._logger.warning", said.append)
+    study = ranged({0: (0.0, 1.0), 8: (5.0, 6.0)}, space)
+    found = [one for one in said if "trial 8 is drawn" in one]
+    assert len(found) == 1 and re.search(sentence, found[0])
+    assert len(said) == 1 or space is not None  # its range is known from then on
+    assert all(5.0 <= t.params["x"] <= 6.0 for t in study.trials[8:])
