@@ -13,7 +13,7 @@ import torch
 from gpytorch.kernels import Kernel
 from numpy.typing import ArrayLike
 
-from kernelfield.bo.acquisition import check_objectives
+from kernelfield.bo.acquisition import GAINS, check_objectives
 from kernelfield.bo.evaluation import Command, Failure, Function, Outcome, outcome, shortened
 from kernelfield.bo.fitting import fit, recipe
 from kernelfield.bo.history import NOISE, history
@@ -39,7 +39,6 @@ except ImportError as error:
 
 DIRECTIONS = ("minimize", "maximize")
 TOGETHER = 1024  # points predicted at a time
-GAINFUL = ("auto", "log_ei", "qlog_nei", "qlog_nehvi")  # acquisition functions that are logarithms of a gain
 
 
 class FailedTrial(UserWarning):
@@ -229,8 +228,8 @@ class Optimizer:
         be sent to workers; those of the storage.
         """
         limits = Limits(trials, batch, seconds, gain)
-        if gain is not None and self.acquisition not in GAINFUL:
-            raise ValueError(f"acquisition {self.acquisition!r} tells no gain to stop by; use {', '.join(GAINFUL)}")
+        if gain is not None and self.acquisition not in GAINS:
+            raise ValueError(f"acquisition {self.acquisition!r} tells no gain to stop by; use {', '.join(GAINS)}")
         if isinstance(function, Command):
             function.check(self.space.parameters)
         places = pool(function, len(self.study.directions), workers)

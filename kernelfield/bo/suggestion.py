@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernelfield.bo.acquisition import Situation, acquisition, check_name
+from kernelfield.bo.acquisition import Situation, acquisition, check_name, in_units
 from kernelfield.bo.fidelity import fit_curves
 from kernelfield.bo.fitting import Fitted, Record, fit
 from kernelfield.bo.history import History, Told
@@ -106,6 +106,7 @@ def suggest(space: Space, known: History, settings: Settings, signs: np.ndarray,
         budget = settings.budget or (SAMPLED if isinstance(aim, Differentiable) else Budget())
         found = maximise(aim, space, near=_leaders(known), seed=seed, budget=budget, device=device)
         point, value = _new(found, known, space, seed)
+        value = None if value is None else in_units(settings.acquisition, value, situation)
         expected = _expected(fits[:m], torch.from_numpy(point).to(X), signs)
     return Told(space.decode(point)[0], *expected, value, tuple(one.record for one in fits))
 
@@ -178,8 +179,9 @@ def _expected(fits: Sequence[Fitted], point: Tensor, signs: np.ndarray) -> tuple
 
     Nothing where a variance is infinite.
     """
-    with torch.no_grad():
-        laws = [one.surrogate.posterior(point, noise=True) for one in fits]
-    mean = tuple(float(sign * law.mean) for sign, law in zip(signs, laws, strict=True))
-    std = tuple(float(law.variance.sqrt()) for law in laws)
+    with torch.no_grad():  # in the units of the models, as the squares of others may overflow, or vanish
+        laws = [one.surrogate.inner.posterior(one.surrogate.to_model_X(point), noise=True) for one in fits]
+    units = [one.surrogate.to_model_y for one in fits]
+    mean = tuple(float(sign * (u.shift + u.scale * law.mean)) for sign, u, law in zip(signs, units, laws, strict=True))
+    std = tuple(float(u.scale * law.variance.sqrt()) for u, law in zip(units, laws, strict=True))
     return (mean, std) if np.isfinite([*mean, *std]).all() else ((), ())

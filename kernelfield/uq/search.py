@@ -295,6 +295,6 @@ class Course:
 
 def _gaussian(mean: np.ndarray, std: np.ndarray, y: np.ndarray) -> Evaluation:
     """The evaluation of k Gaussian laws at k values; a deviation of zero counts as a very small one."""
-    least = SMALLEST * max(float(np.abs(y).max()), float(np.finfo(float).tiny) / SMALLEST**2)
+    least = max(SMALLEST * float(np.abs(y).max()), float(np.finfo(float).tiny) ** 0.5)  # whose square is above zero
     loc, noise, came = (torch.from_numpy(a.reshape(-1, 1)) for a in (mean, np.maximum(std, least) ** 2, y))
     return evaluate(Draws(loc.unsqueeze(0), torch.ones(1).to(loc), noise), came)

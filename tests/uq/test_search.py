@@ -97,6 +97,8 @@ def test_a_deviation_of_zero_is_taken_as_a_small_one():
     scored = made.evaluations[0]
     assert (scored.std > 0).all()
     assert scored.coverage([0.9])[0, 0] == 0.5
+    tiny = plain([1e-300, 2e-300], ["minimize"], means=np.array([[1e-300], [1e-300]]), stds=np.full((2, 1), 1e-300))
+    assert (tiny.evaluations[0].std > 0).all()
 
 
 def test_an_acquisition_that_chooses_the_trials_does_not_spoil_the_calibration_of_a_right_surrogate():
