@@ -101,13 +101,13 @@ def optimise(
             words = f"interrupted; {optimising.standing(optimizer, trials)}; the same command goes on from there"
             err.print(words, style="red", soft_wrap=True, markup=False)
             raise typer.Exit(130) from None
+        _print_result(optimizer)  # whatever a page comes to
         if output or json_file:
             result = optimising.report(optimizer, storage=kept, seed=seed)
             if output:
                 write_whole(output, result.to_html())
             if json_file:
                 write_whole(json_file, as_json(result.to_dict()))
-        _print_result(optimizer)
         print_files(Report=output, JSON=json_file)
 
 

@@ -167,6 +167,16 @@ def test_a_page_is_there_before_the_run_has_ended(folder: Path, monkeypatch: pyt
     assert (folder / "bo.html").read_text().lower().startswith("<!doctype html")
 
 
+def test_the_best_is_printed_though_the_page_ends_in_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no page today")
+
+    monkeypatch.setattr("kernelfield.optimising.report", fail)
+    result = run("optimise", "train_here:loss", *LINE, "--trials", 2, "-o", "bo.html")
+    assert result.exit_code == 1
+    assert "is the best" in result.stdout and "no page today" in result.stderr
+
+
 def test_what_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("kernelfield.optimising")]:
         monkeypatch.delitem(sys.modules, name)
