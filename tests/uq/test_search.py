@@ -101,6 +101,11 @@ def test_a_deviation_of_zero_is_taken_as_a_small_one():
     assert (tiny.evaluations[0].std > 0).all()
 
 
+def test_what_is_too_large_to_be_squared_is_not_scored():
+    made = plain([1e300, 2e300], ["minimize"], means=np.array([[1e300], [1.0]]), stds=np.full((2, 1), 1e299))
+    assert made.evaluations == [None]
+
+
 def test_an_acquisition_that_chooses_the_trials_does_not_spoil_the_calibration_of_a_right_surrogate():
     """Forty arms with standard normal means, noise 0.5, chosen by an upper confidence bound: the laws are exact."""
     rng = np.random.default_rng(5)
