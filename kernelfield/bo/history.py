@@ -193,7 +193,7 @@ def limits(trials: Sequence[FrozenTrial]) -> np.ndarray:
 
     Each is in units of the largest that was seen, as which infinite ones count: what is feasible stays so, and a
     constraint of which little is known, or always the same, is worth as much in any unit. One that is told where it is
-    broken, and never where it is kept, is kept by the complete trials that do not tell it.
+    broken, and never where it is kept, is kept by the complete trials that do not tell it after the first that does.
     """
     told = [t.constraints for t in trials]
     names = sorted({name for one in told for name in one})
@@ -203,8 +203,9 @@ def limits(trials: Sequence[FrozenTrial]) -> np.ndarray:
     size = np.where(size > 0, size, 1.0)
     C = C.clip(-size, size) / size
     complete = np.array([t.state == TrialState.COMPLETE for t in trials], dtype=bool)
-    never_kept = np.nanmin(C, 0, initial=np.inf) > 0
-    return np.where(np.isnan(C) & complete[:, None] & never_kept, -1.0, C)
+    unsaid, never_kept = np.isnan(C), np.nanmin(C, 0, initial=np.inf) > 0
+    since = np.logical_or.accumulate(~unsaid, 0)  # before, nobody may have thought of it
+    return np.where(unsaid & since & complete[:, None] & never_kept, -1.0, C)
 
 
 def whole(parameters: Parameters, space: Space) -> bool:
