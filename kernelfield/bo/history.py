@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from kernelfield.bo.fitting import Record
-from kernelfield.bo.space import Parameters, Space
+from kernelfield.bo.space import Parameters, Space, contains
 
 PIECE = 2045  # characters of an attribute
 TOLD = "kernelfield:told"
@@ -49,7 +49,8 @@ class Told:
     def to_json(self) -> str:
         records = [None if r is None else [r.rows, r.noise, *r.parameters] for r in self.records]
         content = [self.parameters, self.mean, self.std, self.value, records]
-        return json.dumps(_rounded(content), separators=(",", ":"))
+        # A choice of another kind than JSON's is known to others once the objective has asked for it.
+        return json.dumps(_rounded(content), separators=(",", ":"), default=repr)
 
     @classmethod
     def from_json(cls, text: str) -> "Told":
@@ -215,7 +216,7 @@ def whole(parameters: Parameters, space: Space) -> bool:
             continue
         if name not in parameters:
             return False
-        if not distribution._contains(distribution.to_internal_repr(parameters[name])):
+        if not contains(distribution, parameters[name]):
             return False
     return True
 

@@ -121,7 +121,7 @@ class Optimizer:
         self.surrogate = surrogate if isinstance(surrogate, str) else type(surrogate).__name__
         self.model = recipe(surrogate, kernel)
         opened = storage if isinstance(storage, BaseStorage) else open_storage(storage)
-        self.study = open_study(opened, name, directions, list(self.space.parameters), sampler)
+        self.study = open_study(opened, name, directions, self.space.parameters, sampler)
         self.study.pruner = pruner or (SuccessiveHalvingPruner() if fidelity else NopPruner())
         self._asked: dict[int, Trial] = {}
 

@@ -5,6 +5,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna import create_trial
+from optuna.distributions import CategoricalDistribution
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
     MultiObjectiveSamplerTestCase,
@@ -306,3 +307,17 @@ def test_what_is_drawn_at_random_is_said_with_its_reason(
     assert len(found) == 1 and re.search(sentence, found[0])
     assert len(said) == 1 or space is not None  # its range is known from then on
     assert all(5.0 <= t.params["x"] <= 6.0 for t in study.trials[8:])
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution should be")
+def test_choices_that_json_has_not_are_suggested_beside_running_trials() -> None:
+    choices = {"layers": CategoricalDistribution([(64, 64), (128,)]), "make": CategoricalDistribution([np.sin, np.cos])}
+    study = optuna.create_study(sampler=FieldSampler(startup_trials=3, budget=QUICK, seed=0))
+    for _ in range(8):
+        first, second = study.ask(choices), study.ask(choices)
+        study.tell(second, float(len(second.params["layers"])))
+        study.tell(first, float(len(first.params["layers"])))
+    assert study.best_params["layers"] == (128,)
+    left = study.ask()  # told, and not yet asked by its objective
+    assert study.ask(choices).params.keys() == choices.keys()
+    assert left.suggest_categorical("layers", choices["layers"].choices) in choices["layers"].choices
