@@ -260,7 +260,9 @@ def effects(names: Sequence[str], plain: np.ndarray, changed: np.ndarray) -> dic
     >>> effects(["a", "b"], np.array([[0.0], [1.0]]), np.array([[[1.0], [0.0]], [[0.0], [1.0]]]))
     {'a': 1.0, 'b': 0.0}
     """
-    total = ((changed - plain) ** 2).mean(1)
+    moved = changed - plain
+    size = np.abs(moved).max((0, 1), initial=0.0)
+    total = ((moved / np.where(size > 0, size, 1.0)) ** 2).mean(1)  # squares that neither overflow nor vanish
     whole = total.sum(0)
     if not (whole > 0).any():
         return {}

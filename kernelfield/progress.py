@@ -121,9 +121,10 @@ def ledger(console: Console, headings: Sequence[str]) -> Iterator[Tell]:
     def drawn(caption: str) -> Table:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=caption, title_justify="left")
         for heading in headings:
-            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+            table.add_column(heading)
         for key in sorted(rows)[-LATEST:]:
-            table.add_row(*(Text(cell) for cell in rows[key]))
+            # A column that may not wrap would take its share of the width from each of the others, however narrow.
+            table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in rows[key]))
         return table
 
     with Live(drawn(""), console=console, transient=True) as live:

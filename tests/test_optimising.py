@@ -178,6 +178,8 @@ def test_effects_are_those_of_a_sum_of_squares() -> None:
     x, y, u, v = np.random.default_rng(0).uniform(size=(4, 200_000))
     plain, changed = (2 * x + y)[:, None], np.stack([2 * u + y, 2 * x + v])[..., None]
     assert effects(["x", "y"], plain, changed)["x"] == pytest.approx(0.8, abs=0.005)
+    for size in (1e300, 1e-300):
+        assert effects(["x", "y"], size * plain, size * changed)["x"] == pytest.approx(0.8, abs=0.005)
     assert effects(["x"], np.ones((5, 1)), np.ones((1, 5, 1))) == {}
 
 

@@ -54,3 +54,11 @@ def test_a_ledger_shows_its_latest_rows_each_once(terminal: bool) -> None:
     last = out.getvalue().rpartition("1 of 15")[2]
     assert all((word in last) == terminal for word in ("<14>", "<3>", "0.[25]"))
     assert "<2>" not in last
+
+
+def test_a_long_cell_of_a_ledger_is_cut_and_leaves_the_others_their_width() -> None:
+    out = io.StringIO()
+    with ledger(Console(file=out, force_terminal=True, width=60), ("trial", "value", "best so far")) as tell:
+        tell(7, ("7", "failed: " + "long " * 60, "0.25"), "1 of 2")
+    [row] = [line for line in out.getvalue().splitlines() if line.startswith("7 ")]
+    assert row.split("…")[1].strip() == "0.25"

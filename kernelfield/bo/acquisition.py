@@ -17,7 +17,8 @@
 The first three are in closed form where the surrogate is an exact process. Trials that still run are
 taken to end as the surrogate expects, where it can take them in; by samples they are integrated over.
 The improvement is over the best mean of the surrogate at the trials, pending ones among them, not over
-the best value seen, which noise makes too high.
+the best value seen, which noise makes too high. All are of values of variance one, in the units of the models: of
+others squares may overflow, or vanish, and neither searches nor BoTorch's smooth maxima know what is small.
 
 Sources: Jones, Schonlau & Welch (1998), "Efficient Global Optimization of Expensive Black-Box Functions" (log_ei),
 Ament et al. (2023), "Unexpected Improvements to Expected Improvement for Bayesian Optimization", for the
@@ -35,7 +36,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -73,13 +74,15 @@ from kernelfield.bo.moments import believed
 from kernelfield.bo.optimistic import greatest_value, linearised_bound
 from kernelfield.bo.thompson import path
 from kernelfield.core.posterior import Binned
-from kernelfield.estimators.scaling import Scaled
+from kernelfield.estimators.scaling import Affine, Scaled
 
 SAMPLES = 128  # of quasi-Monte-Carlo, as in BoTorch
 WIDTH = 2.0  # standard deviations of an upper bound
 PENALTY = 1e3  # of a unit of violation, in standard deviations of the objective
 CANDIDATES = 256  # points at which max-value entropy search looks for the greatest value
 RIVALS = 64  # functions drawn, where each of which is greatest the knowledge gradient compares means
+GAINS = ("auto", "log_ei", "qlog_nei", "qlog_nehvi", "kg")  # logarithms of a gain, with several objectives of volume
+BOUNDS = ("ucb", "go_ucb", "ntk_ucb")  # in the unit of the objective
 OPTIMA = 16  # functions drawn, of whose greatest values joint entropy search learns
 
 
@@ -87,8 +90,8 @@ OPTIMA = 16  # functions drawn, of whose greatest values joint entropy search le
 class Situation:
     """What is known when a point is to be suggested.
 
-    Shapes: X (n, d) trials, Y (n, m) more is better, feasible (n,), pending (p, d), reference (m,), weight (n,) of the
-        values of the first objective where their noise is known.
+    Shapes: X (n, d) trials, Y (n, m) more is better, C (n, c) feasible where at most 0, NaN where unknown, pending
+        (p, d), reference (m,), weight (n,) of the values of the first objective where their noise is known.
     Units: X and pending lie in the unit cube. The surrogates of m objectives and of c constraints speak in the units of
         Y, as does the reference, and of the constraints.
     """
@@ -97,7 +100,7 @@ class Situation:
     constraints: Sequence[Scaled]
     X: Tensor
     Y: Tensor
-    feasible: Tensor
+    C: Tensor
     pending: Tensor
     reference: Tensor | None = None
     seed: int = 0
@@ -115,6 +118,32 @@ class Situation:
             return torch.cat([one.posterior(self.X).mean for one in self.objectives], -1)
 
     @cached_property
+    def scale(self) -> Tensor:
+        """The standard deviations (m,) by which models divide values."""
+        return torch.cat([one.to_model_y.scale for one in self.objectives])
+
+    @cached_property
+    def standard(self) -> "Situation":
+        """The same with objectives in the units of their models, of mean zero and variance one."""
+        shift = torch.cat([one.to_model_y.shift for one in self.objectives])
+        plain = Affine(torch.zeros_like(shift[:1]), torch.ones_like(shift[:1]))
+        return replace(
+            self,
+            objectives=[replace(one, to_model_y=plain) for one in self.objectives],
+            Y=(self.Y - shift) / self.scale,
+            reference=None if self.reference is None else (self.reference - shift) / self.scale,
+        )
+
+    @cached_property
+    def feasible(self) -> Tensor:
+        """Which trials (n,) keep their constraints, those not told being as they are expected."""
+        if not self.constraints:
+            return torch.ones_like(self.X[:, 0], dtype=torch.bool)
+        with torch.no_grad():
+            expected = torch.cat([one.posterior(self.X).mean for one in self.constraints], -1)
+        return (torch.where(self.C.isnan(), expected, self.C) <= 0).all(-1)
+
+    @cached_property
     def best(self) -> float:
         """The best expected value among feasible trials, pending ones as they are expected; minus infinity without."""
         values = self.expected[self.feasible, 0]
@@ -127,14 +156,24 @@ class Situation:
 
 
 def acquisition(name: str, situation: Situation) -> Acquisition:
-    """The acquisition function of a name; see the module docstring.
+    """The acquisition function of a name, in the units of the models; see the module docstring.
 
     Errors: ValueError for an unknown name, or one for another number of objectives.
     """
     check_objectives(name, len(situation.objectives))
     if name == "auto":
         name = "qlog_nehvi" if len(situation.objectives) > 1 else "log_ei"
-    return NAMES[name](situation)
+    return NAMES[name](situation.standard)
+
+
+def in_units(name: str, value: float, situation: Situation) -> float:
+    """A value of an acquisition function in the units of the objectives, if it has any."""
+    if name in GAINS:
+        return value + situation.scale.log().sum().item()
+    if name in BOUNDS:
+        unit = situation.objectives[0].to_model_y
+        return (unit.shift + unit.scale * value).item()
+    return value
 
 
 def check_objectives(name: str, count: int) -> None:

@@ -184,7 +184,7 @@ def _values(given: Any, objectives: int) -> tuple[float, ...]:
 
 
 def _constraints(given: Any) -> dict[str, float]:
-    """Constraints by name, or by their place; in the order of the names, so that each trial has the same."""
+    """Constraints by name, or by their place, in the order of the names."""
     named = given if isinstance(given, Mapping) else dict(enumerate(_numbers(given, "constraint")))
     numbers = {str(name): _number(value, "constraint") for name, value in named.items()}
     for name, value in numbers.items():

@@ -113,14 +113,13 @@ def progress(
     waits = np.array([t.state == TrialState.RUNNING and t._trial_id not in dead for t in found], dtype=bool)
     waits &= ~seen[:, reference:].any(1)
     last = values.shape[1] - 1 - seen[:, ::-1].argmax(1)
-    count, heard = plain.C.shape[1], {found[i].number for i in np.flatnonzero(shown).tolist()}
-    said = [limits(t) if len(t.constraints) == count else [np.nan] * count for t in found]
+    heard = {found[i].number for i in np.flatnonzero(shown).tolist()}
     single = np.count_nonzero(counts) == 1
     return replace(
         plain,
         X=X[shown],
         Y=values[np.arange(len(found)), last][shown, None],
-        C=np.array(said, dtype=float).reshape(len(found), count)[shown],
+        C=limits(found)[shown],
         noise=None,
         pending=X[waits],
         closed=closed([t for t in trials if t.number not in heard], space),  # what others showed is data

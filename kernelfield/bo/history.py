@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from kernelfield.bo.fitting import Record
-from kernelfield.bo.space import Parameters, Space
+from kernelfield.bo.space import Parameters, Space, contains
 
 PIECE = 2045  # characters of an attribute
 TOLD = "kernelfield:told"
@@ -49,7 +49,8 @@ class Told:
     def to_json(self) -> str:
         records = [None if r is None else [r.rows, r.noise, *r.parameters] for r in self.records]
         content = [self.parameters, self.mean, self.std, self.value, records]
-        return json.dumps(_rounded(content), separators=(",", ":"))
+        # A choice of another kind than JSON's is known to others once the objective has asked for it.
+        return json.dumps(_rounded(content), separators=(",", ":"), default=repr)
 
     @classmethod
     def from_json(cls, text: str) -> "Told":
@@ -103,9 +104,9 @@ class Curves:
 class History:
     """Trials over a space.
 
-    Shapes: X (n, d), Y (n, m) more is better, C (n, c) feasible where at most 0, noise (n, m) variances or
-    None, pending (p, d), told the latest that a surrogate has said. With curves, X are all trials that have shown
-    something, Y their latest values, and C is NaN where a trial has not said. closed (q, d) are points that came to
+    Shapes: X (n, d), Y (n, m) more is better, C (n, c) feasible where at most 0, NaN where a trial has not said, noise
+    (n, m) variances or None, pending (p, d), told the latest that a surrogate has said. With curves, X are all trials
+    that have shown something, and Y their latest values. closed (q, d) are points that came to
     nothing, by failing or by being pruned: not to be tried again, as nothing else would be known of them.
     """
 
@@ -123,11 +124,6 @@ class History:
         """How many trials have been, or are, at work."""
         return len(self.X) + len(self.pending) if self.curves is None else self.curves.begun
 
-    @property
-    def feasible(self) -> np.ndarray:
-        """Which trials (n,) keep all constraints."""
-        return np.all(self.C <= 0, axis=1)
-
 
 def history(
     trials: Sequence[FrozenTrial],
@@ -141,18 +137,11 @@ def history(
 
     dead : identities of trials whose process no longer answers; they are not pending.
 
-    Errors: ValueError for trials of different numbers of constraints, or a variance that is none.
+    Errors: ValueError for a variance that is none.
     """
     done = [t for t in trials if t.state == TrialState.COMPLETE and whole(t.params, space)]
     sign = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
     Y = finite(sign * np.array([t.values for t in done], dtype=float).reshape(len(done), len(sign)))
-    counts = sorted({len(t.constraints) for t in done})
-    if len(counts) > 1:
-        raise ValueError(
-            f"trials must have the same constraints, got {' and '.join(map(str, counts))} of them; "
-            "set each constraint in every trial"
-        )
-    C = np.array([limits(t) for t in done], dtype=float).reshape(len(done), counts[0] if done else 0)
     noise = None
     if done and all(NOISE in t.user_attrs for t in done):
         noise = np.array([_noise(t, len(sign)) for t in done])
@@ -161,7 +150,7 @@ def history(
     return History(
         space.encode([t.params for t in done]),
         Y,
-        finite(C),
+        limits(done),
         noise,
         space.encode([p for p in pending if whole(p, space)]),
         _latest(trials, number),
@@ -200,9 +189,24 @@ def _noise(trial: FrozenTrial, objectives: int) -> np.ndarray:
     return noise
 
 
-def limits(trial: FrozenTrial) -> list[float]:
-    """The constraints of a trial by the order of their names, which databases do not keep."""
-    return [float(trial.constraints[name]) for name in sorted(trial.constraints)]
+def limits(trials: Sequence[FrozenTrial]) -> np.ndarray:
+    """Constraints (n, c) of trials, by the order of their names, which databases do not keep; NaN where unknown.
+
+    Each is in units of the largest that was seen, as which infinite ones count: what is feasible stays so, and a
+    constraint of which little is known, or always the same, is worth as much in any unit. One that is told where it is
+    broken, and never where it is kept, is kept by the complete trials that do not tell it after the first that does.
+    """
+    told = [t.constraints for t in trials]
+    names = sorted({name for one in told for name in one})
+    C = np.array([[one.get(name, np.nan) for name in names] for one in told], dtype=float)
+    C = C.reshape(len(told), len(names))
+    size = np.abs(C).max(0, initial=0.0, where=np.isfinite(C))
+    size = np.where(size > 0, size, 1.0)
+    C = C.clip(-size, size) / size
+    complete = np.array([t.state == TrialState.COMPLETE for t in trials], dtype=bool)
+    unsaid, never_kept = np.isnan(C), np.nanmin(C, 0, initial=np.inf) > 0
+    since = np.logical_or.accumulate(~unsaid, 0)  # before, nobody may have thought of it
+    return np.where(unsaid & since & complete[:, None] & never_kept, -1.0, C)
 
 
 def whole(parameters: Parameters, space: Space) -> bool:
@@ -212,7 +216,7 @@ def whole(parameters: Parameters, space: Space) -> bool:
             continue
         if name not in parameters:
             return False
-        if not distribution._contains(distribution.to_internal_repr(parameters[name])):
+        if not contains(distribution, parameters[name]):
             return False
     return True
 

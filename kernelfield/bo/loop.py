@@ -5,7 +5,7 @@ interrupted, and any number of processes that share the storage, go on from what
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from gpytorch.kernels import Kernel
 from numpy.typing import ArrayLike
 
-from kernelfield.bo.acquisition import check_objectives
+from kernelfield.bo.acquisition import GAINS, check_objectives
 from kernelfield.bo.evaluation import Command, Failure, Function, Outcome, outcome, shortened
 from kernelfield.bo.fitting import fit, recipe
 from kernelfield.bo.history import NOISE, history
@@ -39,7 +39,6 @@ except ImportError as error:
 
 DIRECTIONS = ("minimize", "maximize")
 TOGETHER = 1024  # points predicted at a time
-GAINFUL = ("auto", "log_ei", "qlog_nei", "qlog_nehvi")  # acquisition functions that are logarithms of a gain
 
 
 class FailedTrial(UserWarning):
@@ -122,7 +121,7 @@ class Optimizer:
         self.surrogate = surrogate if isinstance(surrogate, str) else type(surrogate).__name__
         self.model = recipe(surrogate, kernel)
         opened = storage if isinstance(storage, BaseStorage) else open_storage(storage)
-        self.study = open_study(opened, name, directions, list(self.space.parameters), sampler)
+        self.study = open_study(opened, name, directions, self.space.parameters, sampler)
         self.study.pruner = pruner or (SuccessiveHalvingPruner() if fidelity else NopPruner())
         self._asked: dict[int, Trial] = {}
 
@@ -145,7 +144,7 @@ class Optimizer:
 
         Values that are not finite, or too many or too few, mark the trial as failed, with a warning.
 
-        constraints : kept where at most 0; the same in every trial.
+        constraints : kept where at most 0. One that is not told is unknown; or kept, if all that are told are broken.
         noise : the variance of each value, where it is known: it counts once every trial has one.
 
         Errors: ValueError for a trial that is not there or has ended.
@@ -229,8 +228,8 @@ class Optimizer:
         be sent to workers; those of the storage.
         """
         limits = Limits(trials, batch, seconds, gain)
-        if gain is not None and self.acquisition not in GAINFUL:
-            raise ValueError(f"acquisition {self.acquisition!r} tells no gain to stop by; use {', '.join(GAINFUL)}")
+        if gain is not None and self.acquisition not in GAINS:
+            raise ValueError(f"acquisition {self.acquisition!r} tells no gain to stop by; use {', '.join(GAINS)}")
         if isinstance(function, Command):
             function.check(self.space.parameters)
         places = pool(function, len(self.study.directions), workers)
@@ -347,8 +346,6 @@ class Optimizer:
         trial = self._asked.pop(number, None)
         if storage.get_trial(identity).state != TrialState.RUNNING:
             return False
-        if isinstance(result, Outcome):
-            result = self._constrained(result)
         if isinstance(result, Failure):
             storage.set_trial_user_attr(identity, FAILURE, result.message)
             self.study.tell(number, state=TrialState.FAIL)
@@ -362,14 +359,6 @@ class Optimizer:
             storage.set_trial_user_attr(identity, NOISE, list(result.noise))
         self.study.tell(number, list(result.values))
         return True
-
-    def _constrained(self, result: Outcome) -> Outcome | Failure:
-        """The result, if it has the constraints of the first complete trial."""
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        names, given = (sorted(done[0].constraints) if done else None), sorted(result.constraints or ())
-        if names is None or names == given:
-            return result
-        return Failure(f"the objective gave the constraints {_listed(given)}, trial {done[0].number} {_listed(names)}")
 
 
 def _suggest(trial: Trial, name: str, distribution: Distribution) -> Any:
@@ -389,10 +378,6 @@ def _holds(distribution: Distribution, value: Any) -> bool:
         return value in distribution.choices
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and bool(distribution._contains(distribution.to_internal_repr(value)))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names)) or "none"
 
 
 def _unwatched(trial: FrozenTrial) -> None:

@@ -26,7 +26,6 @@ try:
     from optuna import Study, logging
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
-    from optuna.search_space import IntersectionSearchSpace
     from optuna.storages._heartbeat import is_heartbeat_enabled
     from optuna.study import StudyDirection
     from optuna.trial import FrozenTrial, TrialState
@@ -46,8 +45,8 @@ class FieldSampler(BaseSampler):
     kernel : with surrogate "gp", the kernel of the exact process: a name or any GPyTorch kernel.
     acquisition : "auto", or a name of `kernelfield.bo.acquisition`.
     space : where parameters are known beforehand, all of them, with conditions if some exist only beside
-        certain values of others; None learns them from the trials, and samples those that not every
-        trial has independently of the others.
+        certain values of others; None learns them from the trials, each with the range that it had last, and
+        samples those that not every trial has independently of the others.
     startup_trials : trials at points of a quasi-random sequence before the surrogate is asked.
     reference : the point that hypervolume is measured from, one number an objective.
     most : trials that are fitted at most; of more, the best half of so many and a random rest.
@@ -112,8 +111,17 @@ class FieldSampler(BaseSampler):
             )
         if self._space is not None:
             return dict(self._space.parameters)
-        common = IntersectionSearchSpace(include_pruned=self._fidelity is not None).calculate(study)
-        return {name: d for name, d in common.items() if not d.single()}
+        return {name: d for name, d in self._common(study).items() if not d.single()}
+
+    def _common(self, study: Study) -> dict[str, BaseDistribution]:
+        """The parameters that every trial has, as the latest had them.
+
+        Optuna's intersection leaves out one whose range has changed. Here trials within the new range remain data.
+        """
+        states = (TrialState.COMPLETE, TrialState.PRUNED) if self._fidelity else (TrialState.COMPLETE,)
+        trials = [t.distributions for t in study.get_trials(deepcopy=False, states=states)]
+        names = set.intersection(*map(set, trials)) if trials else set[str]()
+        return {name: trials[-1][name] for name in sorted(names)}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -178,13 +186,24 @@ class FieldSampler(BaseSampler):
         if self._warn and self._startup_trials <= sum(
             t.state == TrialState.COMPLETE for t in study.get_trials(deepcopy=False)
         ):
-            _logger.warning(
-                f"{param_name!r} of trial {trial.number} is drawn at random, as not every trial has it; "
-                "give FieldSampler the space, with its conditions, to have it chosen by the surrogate"
-            )
+            why = self._why_alone(study, param_name, param_distribution)
+            _logger.warning(f"{param_name!r} of trial {trial.number} is drawn at random, as {why}")
         space = Space({param_name: param_distribution})  # type: ignore[dict-item]
         seed = self._derived(trial.number, zlib.crc32(param_name.encode()))
         return space.decode(space.scattered(1, seed))[0][param_name]
+
+    def _why_alone(self, study: Study, name: str, asked: BaseDistribution) -> str:
+        """Why a parameter is not chosen by the surrogate."""
+        common = self._common(study) if self._space is None else self._space.parameters
+        if name in common:
+            source = "trials before had" if self._space is None else "the space has"
+            return f"the objective asks for it in {asked}, where {source} {common[name]}"
+        if self._space is not None:
+            return f"the space that FieldSampler was given lacks it; it has {', '.join(common)}"
+        return (
+            "not every trial has it; give FieldSampler the space, with its conditions, to have it chosen by the "
+            "surrogate"
+        )
 
     def _derived(self, *key: int) -> int:
         """A seed of its own for each trial, and each parameter of it."""

@@ -104,28 +104,20 @@ class _Surface:
         """X (r, d) after L-BFGS-B in the free columns, each row by itself."""
         if not len(free):
             return X
+        held = np.setdiff1d(np.arange(X.shape[1]), free)
 
-        def descent(rows: np.ndarray, batch_indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-            points = X[batch_indices]
-            points[:, free] = rows
-            value, slope = self.acquisition.slopes(self._tensor(points))
-            return -value.cpu().numpy(), -slope.cpu().numpy()[:, free]
+        def descent(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            value, slope = self.acquisition.slopes(self._tensor(rows))
+            down = -slope.cpu().numpy()
+            down[:, held] = 0.0  # where nothing moves, and searches still see whether they hold the same
+            return -value.cpu().numpy(), down
 
-        bounds = [(0.0, 1.0)] * len(free)
+        bounds = [(0.0, 1.0)] * X.shape[1]
+        leader = _Leader(CLOSE)
         ends, _, _ = fmin_l_bfgs_b_batched(
-            descent,
-            X[:, free],
-            bounds=bounds,
-            maxiter=steps,
-            factr=None,
-            ftol=1e-7,
-            pgtol=1e-5,
-            pass_batch_indices=True,
-            callback=_Leader(CLOSE if len(free) == X.shape[1] else 0.0),  # elsewhere held columns differ
+            descent, X, bounds=bounds, maxiter=steps, factr=None, ftol=1e-7, pgtol=1e-5, callback=leader
         )
-        moved = X.copy()
-        moved[:, free] = np.clip(ends, 0.0, 1.0)
-        return moved
+        return np.clip(ends, 0.0, 1.0)
 
     def _tensor(self, X: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(X)).to(self.device)

@@ -74,7 +74,7 @@ class Space:
                     f"the condition {name!r} on {condition.parent!r} must join two parameters of the space, "
                     f"{', '.join(self.parameters)}, the second without a condition of its own"
                 )
-            strange = [value for value in condition.values if not _contains(parent, value)]
+            strange = [value for value in condition.values if not contains(parent, value)]
             if strange or not condition.values:
                 raise ValueError(
                     f"{name!r} exists where {condition.parent!r} is {strange}, which it never is: {parent}"
@@ -220,7 +220,8 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating)
 
 
-def _contains(d: Distribution, value: Any) -> bool:
+def contains(d: Distribution, value: Any) -> bool:
+    """Whether a parameter can have a value."""
     return value in d.choices if isinstance(d, CategoricalDistribution) else bool(d._contains(value))
 
 

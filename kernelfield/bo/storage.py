@@ -13,7 +13,7 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,7 @@ from kernelfield.bo.history import TOLD
 
 try:
     from optuna import Study, create_study, create_trial
+    from optuna.distributions import BaseDistribution, check_distribution_compatibility
     from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
@@ -78,11 +79,16 @@ def shown(url: str) -> str:
 
 
 def open_study(
-    storage: BaseStorage, name: str, directions: Sequence[str], parameters: Sequence[str], sampler: BaseSampler
+    storage: BaseStorage,
+    name: str,
+    directions: Sequence[str],
+    parameters: Mapping[str, BaseDistribution],
+    sampler: BaseSampler,
 ) -> Study:
     """The study of a name, made if there is none yet.
 
-    Errors: ValueError if it is there with other directions, or with trials of other parameters.
+    Errors: ValueError if it is there with other directions, or with trials of other parameters, or other kinds or
+        choices of them; bounds may change.
     """
     wanted = cast(list[Literal["minimize", "maximize"]], list(directions))
     study = create_study(storage=storage, study_name=name, directions=wanted, sampler=sampler, load_if_exists=True)
@@ -92,7 +98,8 @@ def open_study(
             f"the study {name!r} is there already and is to {' and '.join(there)}, not to {' and '.join(directions)}; "
             "give this one another name"
         )
-    others = {one: trial.number for trial in study.get_trials(deepcopy=False) for one in trial.distributions}
+    trials = study.get_trials(deepcopy=False)
+    others = {one: trial.number for trial in trials for one in trial.distributions}
     strange = [one for one in others if one not in parameters]
     if strange:
         raise ValueError(
@@ -100,6 +107,15 @@ def open_study(
             f"{', '.join(map(repr, strange))}, the space only {', '.join(map(repr, parameters))}; "
             "give this one another name"
         )
+    for one, number in others.items():
+        before = trials[number].distributions[one]
+        try:
+            check_distribution_compatibility(before, parameters[one])
+        except ValueError:
+            raise ValueError(
+                f"the study {name!r} is there already with another {one!r}: its trial {number} has it in {before}, "
+                f"the space in {parameters[one]}; give this one another name"
+            ) from None
     return study
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernelfield.bo.acquisition import Situation, acquisition, check_name
+from kernelfield.bo.acquisition import Situation, acquisition, check_name, in_units
 from kernelfield.bo.fidelity import fit_curves
 from kernelfield.bo.fitting import Fitted, Record, fit
 from kernelfield.bo.history import History, Told
@@ -68,6 +68,7 @@ def suggest(space: Space, known: History, settings: Settings, signs: np.ndarray,
     signs (m,) : 1 where an objective is maximised, -1 where it is minimised.
     """
     known = _thinned(known, settings.most, seed)
+    known = replace(known, C=known.C[:, np.isfinite(known.C).any(0)])  # of some nothing may be known any more
     device = torch.device(settings.device)
     columns = [*known.Y.T, *known.C.T]
     records: Sequence[Record | None] = known.told.records if known.told else ()
@@ -95,7 +96,7 @@ def suggest(space: Space, known: History, settings: Settings, signs: np.ndarray,
             [one.surrogate for one in fits[m:]],
             X,
             torch.from_numpy(known.Y).to(device),
-            torch.from_numpy(known.feasible).to(device),
+            torch.from_numpy(known.C).to(device),
             torch.from_numpy(_shut(known)).to(device),
             reference,
             seed,
@@ -105,6 +106,7 @@ def suggest(space: Space, known: History, settings: Settings, signs: np.ndarray,
         budget = settings.budget or (SAMPLED if isinstance(aim, Differentiable) else Budget())
         found = maximise(aim, space, near=_leaders(known), seed=seed, budget=budget, device=device)
         point, value = _new(found, known, space, seed)
+        value = None if value is None else in_units(settings.acquisition, value, situation)
         expected = _expected(fits[:m], torch.from_numpy(point).to(X), signs)
     return Told(space.decode(point)[0], *expected, value, tuple(one.record for one in fits))
 
@@ -119,7 +121,7 @@ def _fitted(
     noise = None
     if known.noise is not None and index < known.noise.shape[1]:
         noise = torch.from_numpy(known.noise[:, index]).to(X)
-    said = np.isfinite(column)  # a trial that runs or was pruned may not have
+    said = np.isfinite(column)  # not every trial may have
     X, y = X[torch.from_numpy(said).to(X.device)], torch.from_numpy(column[said]).to(X)
     return fit(model, X, y, noise=noise, record=record, generator=generator)
 
@@ -141,15 +143,12 @@ def _thinned(known: History, most: int, seed: int) -> History:
 
 
 def _ranked(known: History) -> np.ndarray:
-    """Trials (n,), the best first: feasible ones by their standardised values, then by their violation."""
+    """Trials (n,), the best first: by what they violate, as far as they have said, then by standardised values."""
     size = np.abs(known.Y).max(0, initial=0.0)
     Y = known.Y / np.where(size > 0, size, 1.0)  # whose squares neither overflow nor vanish
     spread = Y.std(0)
     value = ((Y - Y.mean(0)) / np.where(spread > 0, spread, 1.0)).sum(1)
-    C = np.nan_to_num(known.C, nan=np.inf)
-    scale = np.abs(known.C).max(0, initial=0.0, where=np.isfinite(C)) if len(C) else np.empty(0)
-    violation = (C.clip(min=0) / np.where(scale > 0, scale, 1.0)).sum(1)
-    return np.lexsort((-value, violation))
+    return np.lexsort((-value, np.nansum(known.C.clip(min=0), 1)))
 
 
 def _shut(known: History) -> np.ndarray:
@@ -180,8 +179,9 @@ def _expected(fits: Sequence[Fitted], point: Tensor, signs: np.ndarray) -> tuple
 
     Nothing where a variance is infinite.
     """
-    with torch.no_grad():
-        laws = [one.surrogate.posterior(point, noise=True) for one in fits]
-    mean = tuple(float(sign * law.mean) for sign, law in zip(signs, laws, strict=True))
-    std = tuple(float(law.variance.sqrt()) for law in laws)
+    with torch.no_grad():  # in the units of the models, as the squares of others may overflow, or vanish
+        laws = [one.surrogate.inner.posterior(one.surrogate.to_model_X(point), noise=True) for one in fits]
+    units = [one.surrogate.to_model_y for one in fits]
+    mean = tuple(float(sign * (u.shift + u.scale * law.mean)) for sign, u, law in zip(signs, units, laws, strict=True))
+    std = tuple(float(u.scale * law.variance.sqrt()) for u, law in zip(units, laws, strict=True))
     return (mean, std) if np.isfinite([*mean, *std]).all() else ((), ())

@@ -101,13 +101,13 @@ def optimise(
             words = f"interrupted; {optimising.standing(optimizer, trials)}; the same command goes on from there"
             err.print(words, style="red", soft_wrap=True, markup=False)
             raise typer.Exit(130) from None
+        _print_result(optimizer)  # whatever a page comes to
         if output or json_file:
             result = optimising.report(optimizer, storage=kept, seed=seed)
             if output:
                 write_whole(output, result.to_html())
             if json_file:
                 write_whole(json_file, as_json(result.to_dict()))
-        _print_result(optimizer)
         print_files(Report=output, JSON=json_file)
 
 
@@ -135,7 +135,8 @@ def _watching(
 
         def watch(trial: Any) -> None:
             best = _best(optimizer)
-            cells = (str(trial.number), _value(trial, optimising.message(trial)), best, _listed(trial.params))
+            value = _value(trial, optimising.message(trial))
+            cells = (str(trial.number), _first_line(value), best, _first_line(_listed(trial.params)))
             ended, running = optimising.progress(optimizer.trials)
             tell(trial.number, cells, f"{ended} of {total} trials, {running} running")
             if not err.is_terminal and trial.state.is_finished():
@@ -155,6 +156,12 @@ def _value(trial: Any, message: str) -> str:
         return f"failed: {message}"
     broken = any(value > 0 for value in trial.constraints.values())
     return _numbers(trial.values) + (", breaks a constraint" if broken else "")
+
+
+def _first_line(text: str) -> str:
+    """What a row has room for."""
+    first, *more = text.splitlines() or [""]
+    return f"{first} ..." if more else first
 
 
 def _best(optimizer: Any) -> str:

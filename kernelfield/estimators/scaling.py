@@ -48,8 +48,8 @@ class Affine:
         unit = x / size
         mean = (share * unit).sum(0)
         spread = (share * (unit - mean).square()).sum(0).sqrt()
-        constant_or_nearly = constant | (spread == 0)  # the square of a tiny weighted spread may vanish
-        return cls(torch.where(constant, x[0], size * mean), torch.where(constant_or_nearly, 1.0, size * spread))
+        scale = size * spread  # which vanishes for the tiniest numbers, or of a tiny weighted spread
+        return cls(torch.where(constant, x[0], size * mean), torch.where(constant | (scale == 0), 1.0, scale))
 
     @classmethod
     def of_targets(cls, model: Model, Y: Tensor, weight: Tensor | None = None) -> "Affine":

@@ -229,13 +229,15 @@ def log_determinant(
     neither iterated for nor left to chance. trace : tr A, or tr P^-1 A with a preconditioner
     (`LowRankPlusDiagonal.trace`), where it is known; what of the logarithm goes with it is then exact.
 
-    Errors: NotPositiveDefinite where the quadrature meets a negative eigenvalue.
+    Errors: ValueError for fewer than two probes; NotPositiveDefinite where the quadrature meets a negative eigenvalue.
 
     >>> spread = torch.linspace(1, 2, 100, dtype=torch.float64)
     >>> found = log_determinant(lambda X: spread[:, None] * X, spread, generator=torch.Generator().manual_seed(0))
     >>> abs(found.value - spread.log().sum().item()) < 1e-9  # signs are exact for a diagonal matrix
     True
     """
+    if probes < 2:
+        raise ValueError(f"probes must be at least 2, as the error is told from their spread, got {probes}")
     if preconditioner is not None:
         P = preconditioner
         found = log_determinant(

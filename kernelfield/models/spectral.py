@@ -48,7 +48,8 @@ LEFTOVER = 0.1  # of the noise: the variance shared at their start by components
 class Spectral(Model):
     """A process with a spectral mixture kernel whose frequencies start where the data have waves.
 
-    components : the most bumps in the spectrum; there are fewer where the evidence does not pay for more.
+    components : the most bumps in the spectrum; there are fewer where the evidence does not pay for more, and never
+        more parameters than numbers observed.
     structure : "mixture", a SpectralMixture; or "product", a SpectralProduct, for functions on grids.
     density, nu : the shape of the bumps; "student_t" ones have the envelopes of a Matern kernel.
     max_frequency : the highest frequency that is looked for, in cycles per unit of X; None is the
@@ -59,8 +60,8 @@ class Spectral(Model):
 
     Units: X and Y as given; `FieldRegressor` standardises both, so that frequencies are in cycles
     per standard deviation of the input there.
-    Errors: ValueError for fewer than one restart, more parameters than numbers observed, and those
-    of `Process`. Warns AboveNyquist where max_frequency is capped.
+    Errors: ValueError for fewer than one restart, fewer numbers observed than one component has parameters, and
+    those of `Process`. Warns AboveNyquist where max_frequency is capped.
 
     >>> X = torch.linspace(0, 2, 60, dtype=torch.double)[:, None]
     >>> fitted = Spectral(3).fit(Data(X, torch.sin(20 * X)), generator=torch.Generator())
@@ -81,30 +82,31 @@ class Spectral(Model):
     learn_noise: bool = True
 
     def fit(self, data: Data, *, generator: torch.Generator) -> FittedProcess:
-        self._check(data)
+        self._check()
+        most = self._most(data)
         require_cholesky(len(data.X), data.X.element_size() * BUFFERS_GENERAL, data.X.device)
         X, Y = (values.detach().cpu().double().numpy() for values in (data.X, data.Y))
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
-        waves = find_waves(X, Y, self.components, capped(self.max_frequency, X), rng)
+        waves = find_waves(X, Y, most, capped(self.max_frequency, X), rng)
         few = sample(data, SUBSET, generator)
-        best = self._chosen(waves, few, rng)
+        best = self._chosen(waves, few, most, rng)
         if few is not data:
             best = self._search(best, data, self.steps)
         last = Process(best.kernel, self.mean, best.noise, self.mixing, steps=0)
         return replace(last.fit_exact(data, generator=generator), searches=best.searches)
 
-    def _chosen(self, waves: Waves, data: Data, rng: np.random.Generator) -> "_Point":
-        """The end of the search with as many components as the evidence pays for."""
-        first = min(self.components, max(1, len(waves.powers) + (self.components > 1)))
+    def _chosen(self, waves: Waves, data: Data, most: int, rng: np.random.Generator) -> "_Point":
+        """The end of the search with as many components as the evidence pays for, and at most so many."""
+        first = min(most, max(1, len(waves.powers) + (most > 1)))
         starts = [self._started(waves, data, first, number, rng) for number in range(self.restarts)]
         ends = [self._search(start, data, min(RACE, self.steps)) for start in starts]
         best = max(ends, key=lambda end: end.evidence)
         best = replace(best, searches=tuple(search for end in ends for search in end.searches))
         while self.steps:
             best = self._search(best, data, self.steps)
-            if best.kernel.components == self.components:
+            if best.kernel.components == most:
                 break
-            grown = self._search(self._grown(best, waves, rng), data, min(RACE, self.steps))
+            grown = self._search(self._grown(best, waves, most, rng), data, min(RACE, self.steps))
             if grown.worth(data) <= best.worth(data):
                 return replace(best, searches=grown.searches)
             best = grown
@@ -125,10 +127,10 @@ class Spectral(Model):
         matrix.assign(parameters)
         return _Point(kernel, noise, -search.last * data.Y.numel(), (*start.searches, search))
 
-    def _grown(self, point: "_Point", waves: Waves, rng: np.random.Generator) -> "_Point":
+    def _grown(self, point: "_Point", waves: Waves, most: int, rng: np.random.Generator) -> "_Point":
         """A point with up to twice as many components, of which the new ones are small and anywhere."""
         old, few, d = point.kernel, point.kernel.components, point.kernel.dims
-        more = min(few, self.components - few)
+        more = min(few, most - few)
         kernel = self._kernel(few + more, d).to(old.raw_frequencies)
         weight = old.weights.new_tensor(LEFTOVER * point.noise / more)
         if isinstance(old, SpectralProduct) and isinstance(kernel, SpectralProduct):
@@ -170,21 +172,23 @@ class Spectral(Model):
             kernel.weights = torch.as_tensor(weights)
         return _Point(kernel, noise if self.noise is None else float(self.noise))
 
-    def _check(self, data: Data) -> None:
+    def _check(self) -> None:
         noise = 0.1 if self.noise is None else self.noise
         check_settings(Process(None, self.mean, noise, self.mixing, restarts=self.restarts, steps=self.steps))
         if self.components < 1:
             raise ValueError(f"components must be at least 1, got {self.components}")
         if self.structure not in ("mixture", "product"):
             raise ValueError(f"structure must be 'mixture' or 'product', got {self.structure!r}")
+
+    def _most(self, data: Data) -> int:
+        """How many components there can be, each parameter taking a number observed."""
         d, count = data.X.shape[1], data.Y.numel()
         each = 3 * d if self.structure == "product" else 2 * d + 1
-        if self.components * each > count:
-            remedy = f"take at most {count // each}" if count >= each else f"one needs at least {each} numbers"
+        if count < each:
             raise ValueError(
-                f"{self.components} components have {self.components * each} parameters and the data {count} numbers; "
-                f"{remedy}"
+                f"a component of {d} inputs has {each} parameters and the data {count} numbers; give it more rows"
             )
+        return min(self.components, count // each)
 
 
 @dataclass(frozen=True, eq=False)

@@ -252,11 +252,12 @@ class Course:
         return hypervolumes(self.signs * points, self.signs * self.corner)
 
     def predicted(self, objective: int) -> np.ndarray:
-        """Indices of the finished trials of whose objective something was predicted."""
+        """Indices of the finished trials of whose objective something was predicted that can be scored."""
         if self.means is None or self.stds is None:
             return np.empty(0, dtype=int)
-        said = np.isfinite(self.means[:, objective]) & np.isfinite(self.stds[:, objective])
-        return np.flatnonzero(self.finished & said)
+        most = np.finfo(float).max ** 0.5  # of what scores square
+        said = (np.abs(self.means[:, objective]) < most) & (self.stds[:, objective] < most)
+        return np.flatnonzero(self.finished & said & (np.abs(self.values[:, objective]) < most))
 
     @cached_property
     def evaluations(self) -> list[Evaluation | None]:
@@ -295,6 +296,6 @@ class Course:
 
 def _gaussian(mean: np.ndarray, std: np.ndarray, y: np.ndarray) -> Evaluation:
     """The evaluation of k Gaussian laws at k values; a deviation of zero counts as a very small one."""
-    least = SMALLEST * max(float(np.abs(y).max()), float(np.finfo(float).tiny) / SMALLEST**2)
+    least = max(SMALLEST * float(np.abs(y).max()), float(np.finfo(float).tiny) ** 0.5)  # whose square is above zero
     loc, noise, came = (torch.from_numpy(a.reshape(-1, 1)) for a in (mean, np.maximum(std, least) ** 2, y))
     return evaluate(Draws(loc.unsqueeze(0), torch.ones(1).to(loc), noise), came)

@@ -143,7 +143,6 @@ def test_constraints_of_trials_that_have_not_said_are_unknown() -> None:
     )
     past = known([done, trial(2, {1: 0.4})], [1, 3])
     assert np.array_equal(past.C, [[-1.0], [NAN]], equal_nan=True)
-    assert past.feasible.tolist() == [True, False]
 
 
 def curves(n: int = 30) -> tuple[torch.Tensor, Curves]:

@@ -32,7 +32,7 @@ def test_values_are_turned_so_that_more_is_better() -> None:
     found = known(both)
     assert found.Y.tolist() == [[-1.0, 2.0]]
     assert found.X.tolist() == [[0.5, 0.5]]
-    assert found.feasible.tolist() == [True]
+    assert found.C.shape == (1, 0)
 
 
 def test_infinite_values_count_as_the_worst_that_was_seen() -> None:
@@ -63,21 +63,29 @@ def test_constraints_say_what_is_feasible() -> None:
     for x in (1.0, 9.0, 2.0, 3.0):
         one.enqueue_trial({"x": x, "k": 1})
     one.optimize(objective, n_trials=4)
-    found = known(one)
-    assert found.C.shape == (4, 2)
-    assert found.feasible[[0, 1, 3]].tolist() == [True, False, True]
-    assert np.isfinite(found.C).all()
+    high, low = known(one).C.T  # by their names, in units of the largest
+    assert (high.tolist(), low.tolist()) == ([-1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, -0.75, -0.5])
 
 
-def test_trials_with_different_constraints_are_refused() -> None:
+def test_a_constraint_that_a_trial_has_not_said_is_unknown() -> None:
     one = study()
-    for number in range(2):
+    for limits in ({}, {"low": 2.0}, {"high": -3.0, "low": float("-inf")}):
         trial = one.ask(fixed_distributions=BOX)
-        if number:
-            trial.set_constraint("low", 1.0)
+        for name, value in limits.items():
+            trial.set_constraint(name, value)
         one.tell(trial, 1.0)
-    with pytest.raises(ValueError, match="got 0 and 1"):
-        known(one)
+    nan = float("nan")
+    assert np.array_equal(known(one).C, [[nan, nan], [nan, 1.0], [-1.0, -1.0]], equal_nan=True)
+
+
+def test_a_constraint_told_only_where_it_is_broken_is_kept_elsewhere() -> None:
+    one = study()
+    for value in (None, 2.0, None, 4.0):
+        trial = one.ask(fixed_distributions=BOX)
+        if value is not None:
+            trial.set_constraint("low", value)
+        one.tell(trial, 1.0)
+    assert np.array_equal(known(one).C, [[float("nan")], [0.5], [-1.0], [1.0]], equal_nan=True)
 
 
 def test_known_noise_is_read_where_every_trial_has_it() -> None:

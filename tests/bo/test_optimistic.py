@@ -252,10 +252,10 @@ def test_a_trial_of_weight_two_is_two_trials() -> None:
 def test_a_trial_whose_known_noise_is_enormous_bounds_nothing(make: str) -> None:
     surrogate, X, y = scaled("laplace")
     pending, weight = X[:0], torch.ones(len(X)).index_fill(0, torch.tensor(4), 1e-12)
-    situation = Situation([surrogate], [], X, y[:, None], torch.ones(len(X), dtype=torch.bool), pending, weight=weight)
-    rest = torch.arange(len(X)) != 4
+    situation = Situation([surrogate], [], X, y[:, None], X[:, :0], pending, weight=weight)
+    rest, plain = torch.arange(len(X)) != 4, situation.standard
     expected = {"ntk_ucb": linearised_bound, "go_ucb": greatest_value}[make](
-        surrogate, X[rest], y[rest], pending, WIDTH
+        plain.objectives[0], X[rest], plain.Y[rest, 0], pending, WIDTH
     )
     points = random(6, 1, seed=7)
     assert_close(acquisition(make, situation).values(points), expected.values(points), rtol=1e-5, atol=1e-4)

@@ -1,9 +1,11 @@
 import pickle
+import re
 
 import numpy as np
 import optuna
 import pytest
 from optuna import create_trial
+from optuna.distributions import CategoricalDistribution
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
     MultiObjectiveSamplerTestCase,
@@ -246,3 +248,76 @@ def test_processes_that_ask_at_the_same_moment_go_apart(monkeypatch: pytest.Monk
     space = Space(study.trials[0].distributions)  # type: ignore[arg-type]
     first, second = space.encode([told.parameters for told in written])
     assert np.abs(first - second).max() > 0.01
+
+
+def test_a_constraint_that_is_told_only_where_it_is_broken_is_found_and_kept() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        if x > 0.6:
+            trial.set_constraint("size", 1e6)
+        return -x
+
+    study = optuna.create_study(sampler=FieldSampler(startup_trials=5, budget=QUICK, seed=0))
+    study.optimize(objective, n_trials=15)
+    assert 0.57 < study.best_params["x"] <= 0.6
+
+
+def ranged(ranges: dict[int, tuple[float, float]], space: Space | None = None) -> optuna.Study:
+    """A study of a parameter whose range is another one from trials of these numbers on."""
+
+    def objective(trial: optuna.Trial) -> float:
+        low, high = ranges[max(first for first in ranges if first <= trial.number)]
+        return (trial.suggest_float("x", low, high) - 1.5) ** 2 + trial.suggest_float("y", 0.0, 1.0)
+
+    study = optuna.create_study(sampler=FieldSampler(space=space, startup_trials=5, budget=QUICK, seed=0))
+    study.optimize(objective, n_trials=14)
+    return study
+
+
+def test_a_range_that_grows_is_searched_and_earlier_trials_remain_data() -> None:
+    study = ranged({0: (0.0, 1.0), 8: (0.0, 2.0)})
+    assert study.best_value < 0.01
+    seen = study.sampler._known(study, Space(study.trials[-1].distributions), 99)  # type: ignore[attr-defined]
+    assert len(seen.X) == 14
+
+
+def test_a_range_that_shrinks_keeps_the_trials_within_it() -> None:
+    study = ranged({0: (0.0, 3.0), 8: (1.0, 1.4)})
+    inside = [t for t in study.trials if 1.0 <= t.params["x"] <= 1.4]
+    seen = study.sampler._known(study, Space(study.trials[-1].distributions), 99)  # type: ignore[attr-defined]
+    assert len(seen.X) == len(inside) < 14
+    assert study.best_value < 0.03
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [
+        (None, r"the objective asks for it in .*low=5\.0.*, where trials before had .*low=0\.0"),
+        (Space.of({"x": (0.0, 1.0), "y": (0.0, 1.0)}), r"the objective asks for it in .*low=5.*, where the space has"),
+        (Space.of({"y": (0.0, 1.0)}), "the space that FieldSampler was given lacks it; it has y"),
+    ],
+)
+def test_what_is_drawn_at_random_is_said_with_its_reason(
+    space: Space | None, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("kernelfield.bo.optuna._logger.warning", said.append)
+    study = ranged({0: (0.0, 1.0), 8: (5.0, 6.0)}, space)
+    found = [one for one in said if "trial 8 is drawn" in one]
+    assert len(found) == 1 and re.search(sentence, found[0])
+    assert len(said) == 1 or space is not None  # its range is known from then on
+    assert all(5.0 <= t.params["x"] <= 6.0 for t in study.trials[8:])
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution should be")
+def test_choices_that_json_has_not_are_suggested_beside_running_trials() -> None:
+    choices = {"layers": CategoricalDistribution([(64, 64), (128,)]), "make": CategoricalDistribution([np.sin, np.cos])}
+    study = optuna.create_study(sampler=FieldSampler(startup_trials=3, budget=QUICK, seed=0))
+    for _ in range(8):
+        first, second = study.ask(choices), study.ask(choices)
+        study.tell(second, float(len(second.params["layers"])))
+        study.tell(first, float(len(first.params["layers"])))
+    assert study.best_params["layers"] == (128,)
+    left = study.ask()  # told, and not yet asked by its objective
+    assert study.ask(choices).params.keys() == choices.keys()
+    assert left.suggest_categorical("layers", choices["layers"].choices) in choices["layers"].choices

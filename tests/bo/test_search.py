@@ -99,7 +99,23 @@ def test_searches_at_different_held_values_do_not_end_each_other(monkeypatch: py
     monkeypatch.setattr("kernelfield.bo.search.REACH", math.inf)
     surface = _Surface(Differentiable(lambda X: valley(X[:, :2]) - 1e-3 * X[:, 2]), torch.device("cpu"))
     starts = np.array([[0.3, 0.6, 0.0], [0.3, 0.6, 1.0]])
-    assert surface.climb(starts, np.array([0, 1]), 100)[:, :2] == pytest.approx(0.75, abs=1e-3)
+    ends = surface.climb(starts, np.array([0, 1]), 100)
+    assert ends[:, :2] == pytest.approx(0.75, abs=1e-3)
+    assert np.array_equal(ends[:, 2], starts[:, 2])
+
+
+def test_of_searches_near_each_other_that_hold_the_same_the_one_behind_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernelfield.bo.search.REACH", math.inf)
+    sizes: list[int] = []
+
+    def counted(X: Tensor) -> Tensor:
+        sizes.append(len(X))
+        return valley(X[:, :2]) - 1e-3 * X[:, 2]
+
+    surface = _Surface(Differentiable(counted), torch.device("cpu"))
+    ends = surface.climb(np.array([[0.3, 0.6, 0.5], [0.31, 0.6, 0.5]]), np.array([0, 1]), 100)
+    assert np.abs(ends[:, :2] - 0.75).max(1).min() < 1e-3
+    assert sizes.count(2) < sizes.count(1)
 
 
 def test_many_discrete_columns_are_climbed_value_by_value() -> None:

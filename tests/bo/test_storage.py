@@ -5,6 +5,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
@@ -27,10 +28,11 @@ from kernelfield.bo.storage import (
 )
 
 SECRET = "hun7/qzx@wvk"
+UNIT = FloatDistribution(0.0, 1.0)
 
 
 def study_in(storage: BaseStorage, name: str = "s") -> optuna.Study:
-    return open_study(storage, name, ["minimize"], ["x"], RandomSampler(seed=0))
+    return open_study(storage, name, ["minimize"], {"x": UNIT}, RandomSampler(seed=0))
 
 
 def asked(study: optuna.Study) -> optuna.Trial:
@@ -70,11 +72,17 @@ def test_a_study_of_other_directions_or_parameters_is_refused(url: str) -> None:
     storage = open_storage(url)
     study = study_in(storage)
     with pytest.raises(ValueError, match="'s' is there already and is to minimize, not to maximize and minimize"):
-        open_study(storage, "s", ["maximize", "minimize"], ["x"], RandomSampler())
-    open_study(storage, "s", ["minimize"], ["y"], RandomSampler())  # nothing speaks against it yet
+        open_study(storage, "s", ["maximize", "minimize"], {"x": UNIT}, RandomSampler())
+    open_study(storage, "s", ["minimize"], {"y": UNIT}, RandomSampler())  # nothing speaks against it yet
     study.tell(asked(study), 1.0)
     with pytest.raises(ValueError, match="other parameters: its trial 0 has 'x', the space only 'y'; give this one"):
-        open_study(storage, "s", ["minimize"], ["y"], RandomSampler())
+        open_study(storage, "s", ["minimize"], {"y": UNIT}, RandomSampler())
+    for other in (IntDistribution(0, 1), FloatDistribution(0.1, 1.0, log=True), CategoricalDistribution([0.0, 1.0])):
+        with pytest.raises(
+            ValueError, match="there already with another 'x': its trial 0 has it in Float.*; give this"
+        ):
+            open_study(storage, "s", ["minimize"], {"x": other}, RandomSampler())
+    assert len(open_study(storage, "s", ["minimize"], {"x": FloatDistribution(0.0, 9.0)}, RandomSampler()).trials) == 1
 
 
 def test_a_trial_without_a_sign_of_life_fails_and_is_queued_again(url: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from botorch.acquisition.multi_objective import logei
 
-from kernelfield.bo.acquisition import NAMES, SEVERAL, Situation, acquisition, check_name
+from kernelfield.bo.acquisition import GAINS, NAMES, SEVERAL, Situation, acquisition, check_name
 from kernelfield.bo.fitting import fit, recipe
 from kernelfield.bo.history import History
 from kernelfield.bo.search import Budget
@@ -72,6 +72,28 @@ def test_without_a_feasible_trial_the_search_is_for_one() -> None:
     assert suggest(SPACE, known, settings(), UP, seed=0).parameters["a"] < 0.5
 
 
+def unsaid(C: np.ndarray, where: np.ndarray) -> History:
+    """Values that grow to the right, and a constraint not told where so marked."""
+    known = past(20)
+    return replace(known, Y=known.X[:, :1], C=np.where(where, np.nan, C)[:, None])
+
+
+@pytest.mark.parametrize("name", ["log_ei", "qlog_nei"])
+def test_a_constraint_that_few_trials_tell_is_kept(name: str) -> None:
+    """The best trials, which have not told, break it; taken at their word they would leave nothing to be gained."""
+    limit = past(20).X[:, 0] - 0.5
+    told = suggest(SPACE, unsaid(limit, limit > 0.1), settings(acquisition=name), UP, seed=2)
+    assert 0.3 < told.parameters["a"] < 0.65
+
+
+@pytest.mark.parametrize("known", [0, 1])
+@pytest.mark.parametrize("name", ["log_ei", "qlog_nei", "thompson"])
+def test_a_constraint_of_which_next_to_nothing_is_known_stops_nothing(name: str, known: int) -> None:
+    told = suggest(SPACE, unsaid(np.full(20, -1.0), np.arange(20) >= known), settings(acquisition=name), UP, seed=2)
+    assert told.parameters["a"] > 0.8
+    assert len(told.records) == 1 + known
+
+
 @pytest.mark.parametrize("name", ["log_ei", "qlog_nei"])
 def test_a_pending_trial_is_not_suggested_again(name: str) -> None:
     known = past()
@@ -120,6 +142,24 @@ def test_noisy_values_are_weighed_by_their_noise() -> None:
     noise[5] = 1e4
     told = suggest(SPACE, History(known.X, wild, known.C, noise, known.pending, None), settings(), UP, seed=0)
     assert np.abs(at(told) - 0.3).max() < 0.3
+
+
+@pytest.mark.parametrize("size", [2.0**-600, 2.0**-20, 2.0**600])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OF_NETWORKS])
+def test_the_unit_of_values_makes_no_difference(name: str, size: float) -> None:
+    """Squares overflow and vanish at its ends, and the smooth maxima of BoTorch know no units."""
+    known = past(outputs=2 if name in SEVERAL else 1)
+    unit = np.array([size, 1.0])[: known.Y.shape[1]]
+    reference = (-1.0, -1.0) if name in SEVERAL else None
+    first = suggest(SPACE, known, settings(acquisition=name, reference=reference), UP.repeat(len(unit)), seed=1)
+    reference = (-size, -1.0) if name in SEVERAL else None
+    changed = replace(known, Y=known.Y * unit)
+    told = suggest(SPACE, changed, settings(acquisition=name, reference=reference), UP.repeat(len(unit)), seed=1)
+    assert at(told) == pytest.approx(at(first), abs=1e-3)
+    assert np.array(told.mean) / unit == pytest.approx(first.mean, abs=1e-4)
+    assert np.array(told.std) / unit == pytest.approx(first.std, rel=1e-3)
+    if name in GAINS and first.value is not None:
+        assert told.value == pytest.approx(first.value + np.log(size), abs=1e-2)
 
 
 def test_enormous_values_are_ranked_like_any() -> None:

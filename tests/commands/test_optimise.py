@@ -28,6 +28,8 @@ def limited(parameters):
 def held(parameters):
     time.sleep(0.3)
     return parameters["x"]
+def broken(parameters):
+    raise RuntimeError("sizes differ:\\n\\tweights 3\\n\\tinputs 4")
 def stopped(parameters):
     if parameters["x"] > 0.6:
         raise KeyboardInterrupt
@@ -165,6 +167,16 @@ def test_a_page_is_there_before_the_run_has_ended(folder: Path, monkeypatch: pyt
     assert (folder / "bo.html").read_text().lower().startswith("<!doctype html")
 
 
+def test_the_best_is_printed_though_the_page_ends_in_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no page today")
+
+    monkeypatch.setattr("kernelfield.optimising.report", fail)
+    result = run("optimise", "train_here:loss", *LINE, "--trials", 2, "-o", "bo.html")
+    assert result.exit_code == 1
+    assert "is the best" in result.stdout and "no page today" in result.stderr
+
+
 def test_what_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("kernelfield.optimising")]:
         monkeypatch.delitem(sys.modules, name)
@@ -181,6 +193,18 @@ def test_a_terminal_sees_a_table(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     done("optimise", "train_here:loss", *LINE, "--trials", 3)
     assert "3 of 3 trials, 0 running" in out.getvalue()
     assert "best so far" in out.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_failure_of_several_lines_is_one_of_the_table_and_whole_in_the_study(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(module, "err", Console(file=out, force_terminal=terminal, width=120))
+    done("optimise", "train_here:broken", *LINE, "--trials", 1, "--json", "bo.json")
+    assert "failed: RuntimeError: sizes differ: ..." in out.getvalue()
+    assert "weights 3" not in out.getvalue()
+    assert json.loads((folder / "bo.json").read_text())["trials"][0]["message"].endswith("weights 3\n\tinputs 4")
 
 
 @pytest.mark.slow

@@ -24,6 +24,11 @@ def test_standardised_columns_have_mean_zero_and_variance_one(size: float) -> No
     assert_close(u.var(0, correction=0), torch.ones(2))
 
 
+def test_the_least_number_there_is_stays_finite() -> None:
+    x = torch.tensor([[0.0], [5e-324], [0.0]], dtype=torch.double)
+    assert Affine.standardising(x)(x).isfinite().all()
+
+
 def test_a_constant_column_becomes_exactly_zero() -> None:
     x = torch.tensor([0.1, 1e300, 0.0]).expand(7, 3)
     standard = Affine.standardising(x, torch.arange(1.0, 8.0))

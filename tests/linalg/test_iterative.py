@@ -176,6 +176,12 @@ def test_a_quadrature_cut_short_counts_what_its_last_step_changed(steps):
     assert found.error >= (1 - 1e-9) * abs(values[1] - values[0])
 
 
+def test_a_single_probe_has_no_spread_and_is_refused():
+    with pytest.raises(ValueError, match="probes must be at least 2, .* got 1"):
+        log_determinant(lambda X: 2 * X, torch.ones(3), probes=1)
+    assert log_determinant(lambda X: 2 * X, torch.ones(3), probes=2).error < 1e-12
+
+
 def test_an_indefinite_matrix_has_no_log_determinant():
     A = system(60, 1e2)
     with pytest.raises(NotPositiveDefinite, match="an eigenvalue of about -"):

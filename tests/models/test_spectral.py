@@ -100,10 +100,18 @@ def test_constant_targets_are_fitted(Y):
     assert Spectral(2, restarts=2, steps=5).fit(Data(X, Y), generator=seeded()).posterior(X).mean.isfinite().all()
 
 
-def test_more_components_than_data_are_refused_with_the_most_there_can_be():
-    with pytest.raises(ValueError, match="20 components have 60 parameters and the data 30 numbers; take at most 10"):
-        Spectral(20).fit(two_sines(30), generator=seeded())
-    with pytest.raises(ValueError, match="1 components have 3 parameters and the data 2 numbers; one needs at least 3"):
+@pytest.mark.parametrize(("structure", "most"), [("mixture", 6), ("product", 5)])
+def test_no_more_components_are_tried_than_data_have_numbers_for(structure, most):
+    data = Data(torch.rand(30, 2, generator=seeded()), torch.randn(30, 1, generator=seeded(1)))
+    asked, few = (
+        Spectral(Q, structure=structure, restarts=1, steps=20).fit(data, generator=seeded()) for Q in (40, most)
+    )
+    assert asked.log_evidence == few.log_evidence
+    assert asked.kernel.components <= most
+
+
+def test_fewer_numbers_than_a_component_has_parameters_are_refused():
+    with pytest.raises(ValueError, match="a component of 1 inputs has 3 parameters and the data 2 numbers; give it"):
         Spectral(1).fit(two_sines(2), generator=seeded())
 
 

@@ -97,6 +97,13 @@ def test_a_deviation_of_zero_is_taken_as_a_small_one():
     scored = made.evaluations[0]
     assert (scored.std > 0).all()
     assert scored.coverage([0.9])[0, 0] == 0.5
+    tiny = plain([1e-300, 2e-300], ["minimize"], means=np.array([[1e-300], [1e-300]]), stds=np.full((2, 1), 1e-300))
+    assert (tiny.evaluations[0].std > 0).all()
+
+
+def test_what_is_too_large_to_be_squared_is_not_scored():
+    made = plain([1e300, 2e300], ["minimize"], means=np.array([[1e300], [1.0]]), stds=np.full((2, 1), 1e299))
+    assert made.evaluations == [None]
 
 
 def test_an_acquisition_that_chooses_the_trials_does_not_spoil_the_calibration_of_a_right_surrogate():
