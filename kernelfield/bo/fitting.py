@@ -106,10 +106,11 @@ def fit(
     if not isinstance(model, Process):
         return Fitted(Scaled(model.fit(data, generator=generator), x_map, y_map), None, weight)
     started = _started(model, data, record)
-    if usual is not None and not isinstance(model.noise, str):
-        started = replace(started, noise=usual, learn_noise=False, noise_prior=None)
-    elif started.learn_noise and model.noise_prior is None and isinstance(started.kernel, NetworkKernel):
-        started = replace(started, noise_prior=NOISE)
+    if not isinstance(model.noise, str):
+        if usual is not None:
+            started = replace(started, noise=usual, learn_noise=False, noise_prior=None)
+        elif model.learn_noise and model.noise_prior is None and isinstance(started.kernel, NetworkKernel):
+            started = replace(started, noise_prior=NOISE)
     fitted = started.fit(data, generator=generator)
     kept = None
     if isinstance(fitted, FittedProcess):
