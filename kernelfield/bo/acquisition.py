@@ -166,8 +166,10 @@ def acquisition(name: str, situation: Situation) -> Acquisition:
     return NAMES[name](situation.standard)
 
 
-def in_units(name: str, value: float, situation: Situation) -> float:
-    """A value of an acquisition function in the units of the objectives, if it has any."""
+def in_units(name: str, value: float, situation: Situation) -> float | None:
+    """A value in the units of the objectives, if it has any; None of a log_ei that looks for something feasible."""
+    if name in ("auto", "log_ei") and len(situation.objectives) == 1 and math.isinf(situation.standard.best):
+        return None
     if name in GAINS:
         return value + situation.scale.log().sum().item()
     if name in BOUNDS:
