@@ -65,7 +65,6 @@ from kernelfield.bo.improvement import (
     Differentiable,
     LogImprovement,
     LogProbability,
-    Pointwise,
     Total,
     UpperBound,
 )
@@ -196,7 +195,8 @@ def check_name(name: str) -> None:
 
 def _log_improvement(situation: Situation) -> Acquisition:
     if situation.binned:
-        return Differentiable(partial(log_improvement, situation.objectives[0], best=situation.best))
+        aim = Differentiable(partial(log_improvement, situation.objectives[0], best=situation.best))
+        return _settled(situation, lambda law: aim)
     return _settled(situation, lambda law: LogImprovement(law, situation.best))
 
 
@@ -214,7 +214,7 @@ def _refuse_constraints(name: str, situation: Situation) -> None:
         raise ValueError(f"acquisition {name!r} takes no constraints; use 'log_ei'")
 
 
-def _settled(situation: Situation, make: Callable[..., Pointwise]) -> Acquisition:
+def _settled(situation: Situation, make: Callable[..., Acquisition]) -> Acquisition:
     known = [believed(one, situation.pending) for one in (*situation.objectives, *situation.constraints)]
     safe = [LogProbability(one, 0.0, sign=-1.0) for one in known[1:]]
     if safe and math.isinf(situation.best):  # nothing feasible is known: look for that first

@@ -27,7 +27,7 @@ def past(n: int = 15, *, outputs: int = 1, limits: int = 0, pending: int = 0) ->
 
 
 def settings(**changes: object) -> Settings:
-    return Settings(Process(restarts=2), **{"budget": QUICK, **changes})  # type: ignore[arg-type]
+    return Settings(**{"model": Process(restarts=2), "budget": QUICK, **changes})  # type: ignore[arg-type]
 
 
 def at(told: object) -> np.ndarray:
@@ -61,6 +61,14 @@ def test_constraints_are_kept(name: str) -> None:
     known = past(20, limits=1)
     known = History(known.X, -known.X[:, :1] * -1.0, known.C, None, known.pending, None)  # more is better to the right
     told = suggest(SPACE, known, settings(acquisition=name), UP, seed=2)
+    assert 0.3 < told.parameters["a"] < 0.6
+
+
+def test_histograms_keep_constraints() -> None:
+    known = past(20, limits=1)
+    known = replace(known, Y=known.X[:, :1])
+    small = Budget(raw=32, starts=2, steps=20)
+    told = suggest(SPACE, known, settings(model=recipe("prior-fitted"), budget=small), UP, seed=2)
     assert 0.3 < told.parameters["a"] < 0.6
 
 
