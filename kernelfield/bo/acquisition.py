@@ -65,7 +65,6 @@ from kernelfield.bo.improvement import (
     Differentiable,
     LogImprovement,
     LogProbability,
-    Pointwise,
     Total,
     UpperBound,
 )
@@ -166,8 +165,10 @@ def acquisition(name: str, situation: Situation) -> Acquisition:
     return NAMES[name](situation.standard)
 
 
-def in_units(name: str, value: float, situation: Situation) -> float:
-    """A value of an acquisition function in the units of the objectives, if it has any."""
+def in_units(name: str, value: float, situation: Situation) -> float | None:
+    """A value in the units of the objectives, if it has any; None of a log_ei that looks for something feasible."""
+    if name in ("auto", "log_ei") and len(situation.objectives) == 1 and math.isinf(situation.standard.best):
+        return None
     if name in GAINS:
         return value + situation.scale.log().sum().item()
     if name in BOUNDS:
@@ -194,7 +195,8 @@ def check_name(name: str) -> None:
 
 def _log_improvement(situation: Situation) -> Acquisition:
     if situation.binned:
-        return Differentiable(partial(log_improvement, situation.objectives[0], best=situation.best))
+        aim = Differentiable(partial(log_improvement, situation.objectives[0], best=situation.best))
+        return _settled(situation, lambda law: aim)
     return _settled(situation, lambda law: LogImprovement(law, situation.best))
 
 
@@ -212,7 +214,7 @@ def _refuse_constraints(name: str, situation: Situation) -> None:
         raise ValueError(f"acquisition {name!r} takes no constraints; use 'log_ei'")
 
 
-def _settled(situation: Situation, make: Callable[..., Pointwise]) -> Acquisition:
+def _settled(situation: Situation, make: Callable[..., Acquisition]) -> Acquisition:
     known = [believed(one, situation.pending) for one in (*situation.objectives, *situation.constraints)]
     safe = [LogProbability(one, 0.0, sign=-1.0) for one in known[1:]]
     if safe and math.isinf(situation.best):  # nothing feasible is known: look for that first

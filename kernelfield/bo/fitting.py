@@ -106,10 +106,11 @@ def fit(
     if not isinstance(model, Process):
         return Fitted(Scaled(model.fit(data, generator=generator), x_map, y_map), None, weight)
     started = _started(model, data, record)
-    if usual is not None and not isinstance(model.noise, str):
-        started = replace(started, noise=usual, learn_noise=False, noise_prior=None)
-    elif started.learn_noise and model.noise_prior is None and isinstance(started.kernel, NetworkKernel):
-        started = replace(started, noise_prior=NOISE)
+    if not isinstance(model.noise, str):
+        if usual is not None:
+            started = replace(started, noise=usual, learn_noise=False, noise_prior=None)
+        elif model.learn_noise and model.noise_prior is None and _of_network(started.kernel):
+            started = replace(started, noise_prior=NOISE)
     fitted = started.fit(data, generator=generator)
     kept = None
     if isinstance(fitted, FittedProcess):
@@ -123,6 +124,11 @@ def fit(
 def cube(X: Tensor, d: int) -> Affine:
     """What makes uniform points of the unit cube in d dimensions centred, of variance one."""
     return Affine(X.new_full((d,), 0.5), X.new_full((d,), 1 / math.sqrt(12)))
+
+
+def _of_network(kernel: Kernel | str | None) -> bool:
+    """Whether a kernel is that of a network, or made from one, as learning curves are."""
+    return isinstance(kernel, Kernel) and any(isinstance(part, NetworkKernel) for part in kernel.modules())
 
 
 def _started(model: Process, data: Data, record: Record | None) -> Process:

@@ -222,7 +222,10 @@ def _number(value: Any) -> bool:
 
 def contains(d: Distribution, value: Any) -> bool:
     """Whether a parameter can have a value."""
-    return value in d.choices if isinstance(d, CategoricalDistribution) else bool(d._contains(value))
+    try:
+        return bool(d._contains(d.to_internal_repr(value)))  # to which one NaN is another
+    except ValueError:
+        return False
 
 
 def _width(d: Distribution) -> int:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 from gpytorch.kernels import Kernel
-from gpytorch.priors import Prior
+from gpytorch.priors import Prior, UniformPrior
 
 from kernelfield.core.contracts import Data, Model
 from kernelfield.core.mixing import Mixing, Unit
@@ -52,7 +52,7 @@ class Process(Model):
         others scaled to the data. With more than 512 rows the starts race on 512 of them.
     steps : the most iterations of each search; 0 keeps the given hyperparameters.
     learn_noise : whether the noise is a hyperparameter or known.
-    noise_prior : the law of a noise that is learned, as any GPyTorch prior of a positive number; its density in that
+    noise_prior : the law of a noise that is learned, as a GPyTorch prior of all positive numbers; its density in that
         variance counts in the fit. None leaves the noise to the evidence.
     learn_mixing : whether the shapes of the mixing law, such as alpha of an inverse gamma, are
         hyperparameters too. Its unit is not: the kernel's output scale does the same, so use a
@@ -67,8 +67,8 @@ class Process(Model):
 
     Units: X and Y as given; `FieldRegressor` standardises both. Outputs share kernel and noise.
     Errors: ValueError for a noise that is not positive, an unknown mean, kernel or solver, a kernel for
-    another number of inputs, a prior of a noise that is not learned, a law without shapes that is to be learned;
-    MemoryError where what the solver keeps does not fit.
+    another number of inputs, a prior that has bounds or is of a noise that is not learned, a law without shapes that is
+    to be learned; MemoryError where what the solver keeps does not fit.
 
     >>> X = torch.linspace(0, 1, 9, dtype=torch.double)[:, None]
     >>> fitted = Process("rbf").fit(Data(X, torch.sin(6 * X)), generator=torch.Generator())
@@ -164,7 +164,14 @@ class Process(Model):
                 f"{self.mixing} has no shape to learn, and its unit is learned as the output scale of the kernel; "
                 "leave learn_mixing out"
             )
-        if self.noise_prior is not None and not self.learn_noise:
+        if self.noise_prior is None:
+            return
+        if not isinstance(self.noise_prior, Prior) or isinstance(self.noise_prior, UniformPrior):
+            raise ValueError(
+                "noise_prior must be a GPyTorch prior of all positive numbers, such as GammaPrior(1.0, 15.0) or, with "
+                f"soft bounds, SmoothedBoxPrior(1e-4, 0.1), got {self.noise_prior!r}"
+            )
+        if not self.learn_noise:
             raise ValueError(
                 f"learn_noise=False holds the noise at {self.noise:g}, so that noise_prior={self.noise_prior!r} has "
                 "nothing to say; leave one of them out"

@@ -8,6 +8,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from botorch.test_functions import Hartmann
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PatientPruner, SuccessiveHalvingPruner
@@ -152,6 +153,15 @@ def curves(n: int = 30) -> tuple[torch.Tensor, Curves]:
     values = -((X[:, :1].numpy() - 0.3) ** 2) - 0.5 * np.exp(-8 * shares)
     values[10:, 2:] = NAN
     return X, Curves(shares, values, 3, n)
+
+
+def test_curves_of_a_network_are_not_taken_for_noise() -> None:
+    """Twelve values at a first step and three at the last: of the evidence alone the noise is above their variance."""
+    X = torch.from_numpy(np.random.default_rng(0).uniform(size=(15, 6)))
+    values = np.where(np.arange(15)[:, None] // 12 == np.arange(2), Hartmann()(X).numpy()[:, None], NAN)
+    shown = Curves(np.array([0.3, 1.0]), values, 1, 15)
+    found = fit_curves(Process("nngp"), X, shown, generator=torch.Generator().manual_seed(0))
+    assert found.record is not None and found.record.noise < 0.1
 
 
 MODELS = {

@@ -135,6 +135,16 @@ def test_a_network_learns_the_noise_that_trials_show() -> None:
     assert learned == pytest.approx(20, rel=0.3)
 
 
+@pytest.mark.parametrize("noise", [None, torch.ones(20)])
+def test_a_network_takes_outliers_too(noise: torch.Tensor | None) -> None:
+    X, y = trials(20)
+    wrong = y.index_add(0, torch.tensor([3]), torch.tensor([1000.0]).to(y))
+    one = fit(Process("nngp", noise="student_t", steps=20), X, wrong, noise=noise, generator=torch.Generator())
+    gap = (one.surrogate.posterior(X).mean[:, 0] - y).abs()
+    assert gap.median() < 0.5 * y.std()
+    assert gap[3] < 500
+
+
 def test_two_hundred_inputs_leave_a_network_unsure() -> None:
     """With input scales as free as those of few inputs the deviation is a quarter of the error."""
     question = problem("polynomial")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from kernelfield.bo.space import Condition, Space
+from kernelfield.bo.space import Condition, Space, contains
 
 MIXED = Space.of(
     {
@@ -136,3 +136,12 @@ def test_conditions_join_parameters_of_the_space() -> None:
 def test_values_outside_of_their_bounds_are_refused() -> None:
     with pytest.raises(ValueError, match="2 to 2 do not lie within"):
         Space.of({"x": (0.0, 1.0)}).encode([{"x": 2.0}])
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution should be")
+def test_a_parameter_can_have_its_choices_and_what_lies_within_its_bounds() -> None:
+    choices = CategoricalDistribution([None, float("nan"), (1, 2)])
+    assert all(contains(choices, value) for value in (None, float("nan"), (1, 2)))
+    assert not contains(choices, 1)
+    assert contains(IntDistribution(2, 5), 5)
+    assert not any(contains(IntDistribution(2, 5), value) for value in (6, "five"))

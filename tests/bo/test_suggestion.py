@@ -27,7 +27,7 @@ def past(n: int = 15, *, outputs: int = 1, limits: int = 0, pending: int = 0) ->
 
 
 def settings(**changes: object) -> Settings:
-    return Settings(Process(restarts=2), **{"budget": QUICK, **changes})  # type: ignore[arg-type]
+    return Settings(**{"model": Process(restarts=2), "budget": QUICK, **changes})  # type: ignore[arg-type]
 
 
 def at(told: object) -> np.ndarray:
@@ -64,12 +64,22 @@ def test_constraints_are_kept(name: str) -> None:
     assert 0.3 < told.parameters["a"] < 0.6
 
 
+def test_histograms_keep_constraints() -> None:
+    known = past(20, limits=1)
+    known = replace(known, Y=known.X[:, :1])
+    small = Budget(raw=32, starts=2, steps=20)
+    told = suggest(SPACE, known, settings(model=recipe("prior-fitted"), budget=small), UP, seed=2)
+    assert 0.3 < told.parameters["a"] < 0.6
+
+
 def test_without_a_feasible_trial_the_search_is_for_one() -> None:
     known = past(12, limits=1)
     X = known.X.copy()
     X[:, 0] = 0.6 + 0.4 * X[:, 0]
     known = History(X, known.Y, X[:, :1] - 0.5, None, known.pending, None)
-    assert suggest(SPACE, known, settings(), UP, seed=0).parameters["a"] < 0.5
+    told = suggest(SPACE, known, settings(), UP, seed=0)
+    assert told.parameters["a"] < 0.5
+    assert told.value is None  # no gain is known, which a run could take for a small one
 
 
 def unsaid(C: np.ndarray, where: np.ndarray) -> History:

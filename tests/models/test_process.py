@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gpytorch.kernels import PeriodicKernel, RBFKernel, ScaleKernel
-from gpytorch.priors import GammaPrior
+from gpytorch.priors import GammaPrior, UniformPrior
 from scipy import stats
 from sklearn.base import clone
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -308,6 +308,8 @@ def test_hyperparameters_are_named_and_positive(data):
         (Process(noise=-0.1), "got -0.1"),
         (Process(noise=math.nan), "got nan"),
         (Process(learn_noise=False, noise_prior=PRIOR), "holds the noise at 0.1, .* leave one of them"),
+        (Process(noise_prior=0.01), "noise_prior must be a GPyTorch prior of all .*, got 0.01"),
+        (Process(noise_prior=UniformPrior(0.2, 0.5)), "with soft bounds, SmoothedBoxPrior.*, got Uniform"),
         (
             Process(noise="student_t", noise_prior=PRIOR),
             "no variance for a prior, got noise_prior=Gamma",
