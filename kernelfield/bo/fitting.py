@@ -6,7 +6,7 @@ and values standardised by those seen. A known variance below the least that a f
 
 The noise of an exact process is small unless trials say otherwise: of few trials in many dimensions the evidence is
 much the same whether all is noise or none, and a surrogate to which all is noise has nothing to suggest. The scale of a
-stationary function is held at the size of the values; beside a network, which has no such scale, the noise has a prior.
+stationary kernel by name is held at the size of the values; beside a network, which has no such scale, the noise has a prior.
 
 The hyperparameters of an exact process start from those of the fit before, which the caller keeps in
 a `Record`, and are held while the trials have grown by less than a tenth: a fit of n trials then costs

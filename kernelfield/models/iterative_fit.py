@@ -71,7 +71,8 @@ def fit_iteratively(model: Fitting, data: Data, chosen: Chosen, generator: torch
 
 def _record(model: Fitting, data: Data, chosen: Chosen, seed: int) -> SlopeRecord:
     """The record of the search on all rows, begun or new."""
-    names = ("kernel", "mean", "noise", "mixing", "restarts", "steps", "learn_noise", "learn_mixing", "noise_prior")
+    names = ["kernel", "mean", "noise", "mixing", "restarts", "steps", "learn_noise", "learn_mixing"]
+    names += ["noise_prior"] * (model.noise_prior is not None)
     request = request_of(data, **{name: getattr(model, name) for name in names}, solver=chosen.solver)
     return SlopeRecord.open(str(model.checkpoint), request, seed, here())
 

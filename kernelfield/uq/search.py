@@ -255,7 +255,7 @@ class Course:
         """Indices of the finished trials of whose objective something was predicted that can be scored."""
         if self.means is None or self.stds is None:
             return np.empty(0, dtype=int)
-        most = np.finfo(float).max ** 0.5  # of what scores square
+        most = np.finfo(float).max ** 0.5 / 2  # scores square differences
         said = (np.abs(self.means[:, objective]) < most) & (self.stds[:, objective] < most)
         return np.flatnonzero(self.finished & said & (np.abs(self.values[:, objective]) < most))
 

@@ -104,6 +104,9 @@ def test_a_deviation_of_zero_is_taken_as_a_small_one():
 def test_what_is_too_large_to_be_squared_is_not_scored():
     made = plain([1e300, 2e300], ["minimize"], means=np.array([[1e300], [1.0]]), stds=np.full((2, 1), 1e299))
     assert made.evaluations == [None]
+    apart = 0.9 * np.finfo(float).max ** 0.5  # the square of either is a number, that of their difference none
+    made = plain([-apart, -apart], ["minimize"], means=np.full((2, 1), apart), stds=np.ones((2, 1)))
+    assert made.evaluations == [None]
 
 
 def test_an_acquisition_that_chooses_the_trials_does_not_spoil_the_calibration_of_a_right_surrogate():
