@@ -5,8 +5,9 @@ wherever the trials lie, so that the priors of their kernels mean the same throu
 and values standardised by those seen. A known variance below the least that a fit would learn counts as that.
 
 The noise of an exact process is small unless trials say otherwise: of few trials in many dimensions the evidence is
-much the same whether all is noise or none, and a surrogate to which all is noise has nothing to suggest. The scale of a
-stationary kernel by name is held at the size of the values; beside a network, which has no such scale, the noise has a prior.
+much the same whether all is noise or none, and a surrogate to which all is noise has nothing to suggest. The scale
+of a stationary kernel by name is held at the size of the values; beside a network, which has none, the noise has a
+prior.
 
 The hyperparameters of an exact process start from those of the fit before, which the caller keeps in
 a `Record`, and are held while the trials have grown by less than a tenth: a fit of n trials then costs
