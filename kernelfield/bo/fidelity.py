@@ -13,8 +13,8 @@ Klein et al., with `HyperbandPruner` its Hyperband; the process is one over all 
     reference  the highest rung that any trial has reached. There expected improvement is sought, over the best
                that is expected of any trial, and trials that have not reached it are pending: taken to end
                as expected, what they have reported being data already. How early values compare with late ones is for
-               the process to say: waiting until several trials are that far made searches a third longer in the mean
-               of sixty problems of `benchmarks/multi_fidelity.py`.
+               the process to say: waiting until several trials are that far made searches a third longer in the
+               geometric mean of sixty problems of `benchmarks/multi_fidelity.py`.
 
 The value of a complete trial is its value at the last rung, whatever it reported there. Once all values stand on
 one rung, this is optimisation without steps.
